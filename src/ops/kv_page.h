@@ -1,0 +1,80 @@
+// The bytes of cached keys: one row per window token or compressed entry, one per index key.
+//
+// V4 has one shared head whose row is both K and V (spec 2.3 step 6). A stored row is split into a
+// data part and a scale part so that data rows stay aligned; a block of n rows is n data parts
+// followed, somewhere, by n scale parts.
+//
+//   entry, kNative/kFast:  data  [D-R] e4m3 | R bf16 (rotated dims)      448 + 128 = 576 B at D=512
+//                          scale [(D-R)/64] e8m0, zero-padded to 8 B       8 B            584 B in all
+//   key,   kNative/kFast:  data  [Di/2] packed e2m1, low nibble first     64 B at Di=128
+//                          scale [Di/32] e8m0                              4 B             68 B in all
+//   entry and key, kExact: data  f32 values, no scale part
+//
+// Source: spec 10.1 (the official mixed layout), A.3 (block 64, amax floor), 2.4.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/numerics.h"
+
+namespace kvasir {
+
+// How one kind of row is stored. Plain numbers, so that the cache and a device need not know why.
+struct KvRowFormat {
+  bool quantised = false;   // false: f32 data, no scale
+  int32_t dim = 0;          // D (entry) or Di (index key)
+  int32_t rope_dim = 0;     // R; trailing bf16 dims of an entry. 0 for an index key
+  int32_t data_bytes = 0;   // per row
+  int32_t scale_bytes = 0;  // per row
+
+  int64_t row_bytes() const { return int64_t{data_bytes} + scale_bytes; }
+  static KvRowFormat entry(Numerics numerics, int head_dim, int rope_dim);
+  static KvRowFormat index_key(Numerics numerics, int index_dim);
+};
+
+// A run of rows in memory: row r has its data at data + r * data_bytes, its scale at scale + r * scale_bytes.
+struct KvRows {
+  std::byte* data = nullptr;
+  std::byte* scale = nullptr;
+
+  std::byte* row_data(const KvRowFormat& f, int64_t r) const { return data + r * f.data_bytes; }
+  std::byte* row_scale(const KvRowFormat& f, int64_t r) const { return scale + r * f.scale_bytes; }
+};
+
+// Where one layer's rows of one kind lie inside every page: page p holds rows
+// [p * rows_per_page, (p+1) * rows_per_page) of the sequence.
+struct PageSection {
+  int64_t data_offset = 0;
+  int64_t scale_offset = 0;
+  int32_t rows_per_page = 0;  // 32 (CSA) or 1 (HCA) with 128-token pages
+
+  KvRows in_page(std::byte* page) const { return {page + data_offset, page + scale_offset}; }
+};
+
+// What ops see of one sequence's cache in one layer. Borrowed from the engine for one step.
+struct LayerCache {
+  KvRows window;                // ring: token p is row p % window_capacity
+  int64_t window_capacity = 0;  // sliding_window + slack (rollback, see cache/README in docs/cache.md)
+  float* tail = nullptr;        // compressor ring: see CompressArgs; null when the layer has none
+  float* index_tail = nullptr;  // the indexer's own compressor ring (ratio 4), else null
+  int64_t tail_capacity = 0;    // rows of both rings
+  std::byte* const* pages = nullptr;  // the sequence's pages, oldest first
+  PageSection entries;          // compressed entries (ratio > 0)
+  PageSection keys;             // index keys (ratio 4)
+};
+
+// The tokens of one sequence in this step: rows [first_row, first_row + tokens) of every [T, ...]
+// activation, at positions start, start + 1, ...
+struct SequenceSpan {
+  int64_t first_row = 0;
+  int64_t tokens = 0;
+  int64_t start = 0;  // tokens of the sequence already in the cache
+};
+
+// Scalar encoders and decoders of single rows: the definition every backend's fast path must match.
+// `values` has f.dim elements; in quantised formats the caller has already rounded them to bf16.
+void encode_row(const KvRowFormat& f, const float* values, std::byte* data, std::byte* scale);
+void decode_row(const KvRowFormat& f, const std::byte* data, const std::byte* scale, float* values);
+
+}  // namespace kvasir

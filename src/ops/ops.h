@@ -1,0 +1,65 @@
+// Ops: everything a backend must be able to do, one call per box of the forward pass.
+//
+// An op is the smallest box a backend would want to fuse; backends fuse inside an op, never by a
+// second forward. Contracts stand in the header of each op; this is their list.
+//
+// Common rules. Activations are f32 in memory (under kNative they hold bf16 values where the official
+// code has bf16). Outputs overlap no input unless the contract says so. T == 0 is a no-op. Wrong
+// shapes are bugs and abort. Every op is deterministic: the same inputs give the same bits from run to
+// run and for any number of threads. An op may return before its result is there (a device); faults
+// surface at synchronize().
+// Threading: one caller at a time; a backend uses its own threads inside an op.
+#pragma once
+
+#include "base/result.h"
+#include "ops/attention.h"
+#include "ops/compressor.h"
+#include "ops/embedding.h"
+#include "ops/experts.h"
+#include "ops/gate.h"
+#include "ops/hyper_connection.h"
+#include "ops/indexer.h"
+#include "ops/linear.h"
+#include "ops/norm.h"
+#include "ops/rope.h"
+
+namespace kvasir {
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  virtual Numerics numerics() const = 0;
+
+  virtual void embed(const EmbedArgs&) = 0;
+  virtual void gather_embedding(const GatherEmbeddingArgs&) = 0;
+
+  virtual void hc_pre(const HcPreArgs&) = 0;
+  virtual void hc_post(const HcPostArgs&) = 0;
+  virtual void hc_head(const HcHeadArgs&) = 0;
+  virtual void mtp_join(const MtpJoinArgs&) = 0;
+
+  virtual void rms_norm(const RmsNormArgs&) = 0;
+  virtual void linear(const LinearArgs&) = 0;
+  virtual void grouped_linear(const GroupedLinearArgs&) = 0;
+
+  virtual void rope_table(const RopeTableArgs&) = 0;
+  virtual void rope(const RopeArgs&) = 0;
+  virtual void head_norm_rope(const HeadNormRopeArgs&) = 0;
+
+  virtual void compress(const CompressArgs&) = 0;
+  virtual void index_query(const IndexQueryArgs&) = 0;
+  virtual void index_select(const IndexSelectArgs&) = 0;
+
+  virtual void store_window(const StoreWindowArgs&) = 0;
+  virtual void attend(const AttendArgs&) = 0;
+  virtual void commit_window(const CommitWindowArgs&) = 0;
+
+  virtual void gate(const GateArgs&) = 0;
+  virtual void experts(const ExpertsArgs&) = 0;
+
+  // Waits for everything enqueued and reports the first fault. On the CPU there is nothing to wait for.
+  virtual Status synchronize() = 0;
+};
+
+}  // namespace kvasir
