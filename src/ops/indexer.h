@@ -12,15 +12,18 @@ namespace kvasir {
 // Ops::index_query: q <- round_trip_fp4( hadamard( rope(q) ) ), in place, rope on the last R dims.
 // The FP4 round trip happens under kNative only; kFast may quantise q in its own way inside index_select.
 // The Hadamard transform is orthonormal (x * H * n^-0.5, Sylvester order), n a power of two.
+// Also weight <- weight * weight_scale, rounded to bf16 under kNative.
 struct IndexQueryArgs {
   View<float, 3> q;            // [T, Hi, Di]
   View<const float, 3> table;  // [T, R/2, 2]
+  View<float, 2> weight;       // [T, Hi] from weights_proj
+  float weight_scale = 1.f;    // Di^-0.5 * Hi^-0.5
 };
 
 // Ops::index_select, for one sequence. Row i is at position start + i and sees entries b < (start+i+1)/ratio.
 struct IndexSelectArgs {
   View<const float, 3> q;       // [tokens, Hi, Di], from index_query
-  View<const float, 2> weight;  // [tokens, Hi], already scaled by Di^-0.5 * Hi^-0.5
+  View<const float, 2> weight;  // [tokens, Hi], scaled by index_query
   int64_t start = 0;
   int ratio = 4;
   KvRowFormat format;           // of the keys

@@ -10,7 +10,8 @@ namespace kvasir {
 // kExact ignores it (f32 in, f32 out). kFast may round the input as it likes within the same intent:
 // kQuantised inputs may become int8 or bf16; kBf16 and kFloat inputs at least bf16 wide.
 enum class LinearKind : uint8_t {
-  kQuantised,  // input to e4m3 per 128 with e8m0 scale; f32 accumulation per block; output to bf16
+  kQuantised,  // FP8 and FP4 weights: input to e4m3 per 128 with e8m0 scale, f32 accumulation per block;
+               // bf16 and f32 weights: as kBf16. Output to bf16
   kBf16,       // input as it is (it already holds bf16 values); output to bf16   (wo_a, weights_proj)
   kFloat,      // input as it is; output stays f32             (compressor, gate logits, lm head)
 };
