@@ -1,0 +1,46 @@
+// PagePool: memory for KV pages of one fixed size, on the host.
+//
+// Grows by slabs of kSlabPages pages and never moves one, so a page's address is good for as long as it is
+// allocated. Slabs are anonymous memory: a page costs nothing until it is written. A page is opaque bytes.
+//
+// Invariant: allocated + free == pages in all slabs.
+// Threading: unsynchronised; owned by whoever runs the sequences.
+#pragma once
+
+#include <vector>
+
+#include "base/result.h"
+#include "tensor/buffer.h"
+
+namespace kvasir {
+
+enum class PageId : uint32_t {};
+
+class PagePool {
+ public:
+  static constexpr int64_t kSlabPages = 64;
+
+  // At most `max_pages` pages are ever held.
+  PagePool(int64_t page_bytes, int64_t max_pages);
+
+  // Makes sure that `pages` can be allocated without asking the system. kBusy: the limit or memory is reached.
+  Status reserve(int64_t pages);
+  // kBusy when none is left. The page's bytes are whatever its last user left.
+  Result<PageId> allocate();
+  void release(PageId page);
+  std::byte* address(PageId page) const;
+
+  int64_t page_bytes() const { return page_bytes_; }
+  int64_t allocated_pages() const { return total_pages() - static_cast<int64_t>(free_.size()); }
+  int64_t total_pages() const { return static_cast<int64_t>(slabs_.size()) * kSlabPages; }
+  // What the slabs take from the system, used or not.
+  int64_t held_bytes() const { return total_pages() * page_bytes_; }
+
+ private:
+  int64_t page_bytes_;
+  int64_t max_pages_;
+  std::vector<Buffer> slabs_;
+  std::vector<PageId> free_;  // a stack; lowest page on top after a slab is added
+};
+
+}  // namespace kvasir

@@ -1,0 +1,165 @@
+#include "engine/generator.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace kvasir {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point t) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
+}
+
+class Generation {
+ public:
+  Generation(Runner& runner, Sequence& sequence, const GenerateOptions& options, const std::function<bool(const SampledToken&)>& on_token)
+      : runner_(runner), sequence_(sequence), options_(options), on_token_(on_token), sampler_(options.sampling) {}
+
+  Result<GenerateResult> run(std::span<const int32_t> prompt) {
+    result_.stats.prompt_tokens = static_cast<int64_t>(prompt.size());
+    auto begin = std::chrono::steady_clock::now();
+    KVASIR_TRY(bool running, prefill(prompt));
+    result_.stats.prefill_seconds = seconds_since(begin);
+    begin = std::chrono::steady_clock::now();
+    while (running) {
+      KVASIR_TRY(running, decode());
+    }
+    result_.stats.decode_seconds = seconds_since(begin);
+    return result_;
+  }
+
+ private:
+  bool interrupted() {
+    if (!options_.interrupted || !options_.interrupted->load(std::memory_order_relaxed)) return false;
+    result_.finish = FinishReason::kCancelled;
+    return true;
+  }
+
+  // The whole prompt in chunks; then samples the first token. False: generation is over.
+  Result<bool> prefill(std::span<const int32_t> prompt) {
+    auto total = static_cast<int64_t>(prompt.size());
+    KVASIR_TRY_STATUS(sequence_.reserve(sequence_.length() + total + options_.max_tokens + options_.draft_tokens));
+    if (options_.progress) options_.progress->begin("reading the prompt", ProgressUnit::kTokens, total);
+    for (int64_t done = 0; done < total;) {
+      if (interrupted()) return false;
+      int64_t n = std::min(total - done, runner_.options().max_step_tokens);
+      bool last = done + n == total;
+      int64_t start = sequence_.length();
+      Runner::Item item{&sequence_, prompt.subspan(done, n), last ? Runner::Logits::kLast : Runner::Logits::kNone};
+      KVASIR_TRY_STATUS(runner_.step({&item, 1}));
+      done += n;
+      if (options_.progress) options_.progress->tick(done);
+      if (last) {
+        if (options_.progress) options_.progress->end();
+        return first_token(prompt.subspan(done - n, n), start);
+      }
+      // The draft block sees a window only, so it need not read what lies further back than that.
+      if (options_.draft_tokens > 0 && total - done <= runner_.model().config.window)
+        runner_.draft(sequence_, start, prompt.subspan(done - n + 1, n));
+    }
+    return false;
+  }
+
+  Result<bool> first_token(std::span<const int32_t> chunk, int64_t start) {
+    SampledToken token = sampler_.sample(logit_row(0), sequence_.length());
+    if (!emit(token)) return false;
+    last_ = token.id;
+    if (options_.draft_tokens > 0) {
+      std::vector<int32_t> next(chunk.begin() + 1, chunk.end());
+      next.push_back(last_);
+      runner_.draft(sequence_, start, next);
+      draft_row_ = static_cast<int64_t>(next.size());
+    }
+    return true;
+  }
+
+  // One step on the last token and its drafts; emits what the trunk agrees with. False: it is over.
+  Result<bool> decode() {
+    if (interrupted()) return false;
+    make_drafts();
+    int64_t start = sequence_.length();
+    Runner::Item item{&sequence_, step_tokens_, Runner::Logits::kAll};
+    KVASIR_TRY_STATUS(runner_.step({&item, 1}));
+    ++result_.stats.decode_steps;
+    auto drafts = static_cast<int64_t>(step_tokens_.size()) - 1;
+    result_.stats.drafted += drafts;
+
+    next_.clear();
+    bool running = true;
+    for (int64_t i = 0; running && i <= drafts; ++i) {
+      SampledToken token = sampler_.sample(logit_row(i), start + i + 1);
+      running = emit(token);
+      next_.push_back(token.id);
+      if (i == drafts || token.id != step_tokens_[i + 1]) break;
+      if (running) ++result_.stats.accepted;
+    }
+    sequence_.roll_back(start + static_cast<int64_t>(next_.size()));
+    last_ = next_.back();
+    if (running && options_.draft_tokens > 0) {
+      runner_.draft(sequence_, start, next_);
+      draft_row_ = static_cast<int64_t>(next_.size());
+    }
+    return running;
+  }
+
+  // step_tokens_ = the last token, then greedy drafts from the draft block's logits.
+  void make_drafts() {
+    step_tokens_.assign(1, last_);
+    int64_t room = options_.max_tokens - result_.stats.generated_tokens - 1;  // tokens beyond the next one
+    int64_t wanted = std::min<int64_t>(options_.draft_tokens, room);
+    for (int64_t i = 0; i < wanted; ++i) {
+      auto row = logit_row(0);
+      auto best = static_cast<int32_t>(std::max_element(row.data(), row.data() + row.shape(0)) - row.data());
+      step_tokens_.push_back(best);
+      if (i + 1 < wanted) {
+        runner_.chain_draft(sequence_, sequence_.length() + i, draft_row_, best);
+        draft_row_ = 1;
+      }
+    }
+  }
+
+  // Shows a token. False: it ended the generation.
+  bool emit(const SampledToken& token) {
+    if (std::find(options_.stop_ids.begin(), options_.stop_ids.end(), token.id) != options_.stop_ids.end()) {
+      result_.finish = FinishReason::kStop;
+      return false;
+    }
+    ++result_.stats.generated_tokens;
+    if (!on_token_(token)) {
+      result_.finish = FinishReason::kStop;
+      return false;
+    }
+    if (result_.stats.generated_tokens >= options_.max_tokens) {
+      result_.finish = FinishReason::kLength;
+      return false;
+    }
+    return true;
+  }
+
+  View<const float, 1> logit_row(int64_t i) { return {runner_.logits().row(i), {runner_.model().config.vocab_size}}; }
+
+  Runner& runner_;
+  Sequence& sequence_;
+  const GenerateOptions& options_;
+  const std::function<bool(const SampledToken&)>& on_token_;
+  Sampler sampler_;
+  GenerateResult result_;
+  int32_t last_ = 0;                  // sampled, not yet in the cache
+  int64_t draft_row_ = 1;             // rows of the last draft call; its last one holds the streams to chain from
+  std::vector<int32_t> step_tokens_;  // last_ and its drafts
+  std::vector<int32_t> next_;         // what the trunk sampled after each accepted row
+};
+
+}  // namespace
+
+Result<GenerateResult> generate(Runner& runner, Sequence& sequence, std::span<const int32_t> prompt, const GenerateOptions& options,
+                                const std::function<bool(const SampledToken&)>& on_token) {
+  KVASIR_CHECK(options.draft_tokens < kRollbackSlack, "{} drafts, rollback reaches {}", options.draft_tokens, kRollbackSlack);
+  if (prompt.empty()) return Error{ErrorCode::kInvalid, "the prompt is empty: at least one token is needed"};
+  if (options.draft_tokens > 0 && !runner.model().mtp) {
+    return Error{ErrorCode::kUnsupported, "drafts were asked for, but this checkpoint has no MTP block that kvasir can use"};
+  }
+  return Generation(runner, sequence, options, on_token).run(prompt);
+}
+
+}  // namespace kvasir

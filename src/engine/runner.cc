@@ -1,0 +1,78 @@
+#include "engine/runner.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace kvasir {
+
+Runner::Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options)
+    : model_(model), ops_(std::move(ops)), options_(options), layout_(KvLayout::make(model.config, ops_->numerics())) {
+  pool_ = std::make_unique<PagePool>(layout_.page_bytes, KvLayout::pages_for(options.max_cache_tokens) + PagePool::kSlabPages);
+}
+
+Result<std::unique_ptr<Runner>> Runner::make(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options) {
+  std::unique_ptr<Runner> r(new Runner(model, std::move(ops), options));
+  KVASIR_TRY(r->ws_, Workspace::make(model.config, r->layout_, options.max_step_tokens, options.max_logit_rows, options.mtp));
+  r->ids_.reserve(options.max_step_tokens);
+  r->positions_.reserve(options.max_step_tokens);
+  r->logit_rows_.reserve(options.max_logit_rows);
+  return r;
+}
+
+Status Runner::step(std::span<const Item> items) {
+  ids_.clear();
+  positions_.clear();
+  logit_rows_.clear();
+  sequences_.clear();
+  for (const Item& item : items) {
+    auto tokens = static_cast<int64_t>(item.tokens.size());
+    int64_t start = item.sequence->length();
+    KVASIR_TRY_STATUS(item.sequence->reserve(start + tokens));
+    BatchSequence s;
+    s.span = {static_cast<int64_t>(ids_.size()), tokens, start};
+    s.state = item.sequence->state();
+    s.pages = item.sequence->pages();
+    sequences_.push_back(s);
+    for (int64_t i = 0; i < tokens; ++i) {
+      int32_t id = item.tokens[i];
+      if (id < 0 || id >= model_.config.vocab_size) {
+        return Error{ErrorCode::kInvalid,
+                     fmt::format("token id {} at position {} is outside the vocabulary of {}", id, start + i, model_.config.vocab_size)};
+      }
+      bool wanted = item.logits == Logits::kAll || (item.logits == Logits::kLast && i == tokens - 1);
+      if (wanted) logit_rows_.push_back(static_cast<int32_t>(ids_.size()));
+      ids_.push_back(id);
+      positions_.push_back(static_cast<int32_t>(start + i));
+    }
+  }
+  auto rows = static_cast<int64_t>(ids_.size());
+  logit_count_ = static_cast<int64_t>(logit_rows_.size());
+  Batch batch{{ids_.data(), {rows}}, {positions_.data(), {rows}}, sequences_, {logit_rows_.data(), {logit_count_}}};
+  forward(context(), batch);
+  KVASIR_TRY_STATUS(ops_->synchronize());
+  for (const Item& item : items) item.sequence->advance(static_cast<int64_t>(item.tokens.size()));
+  return {};
+}
+
+void Runner::draft(Sequence& sequence, int64_t start, std::span<const int32_t> next_ids) {
+  auto rows = static_cast<int64_t>(next_ids.size());
+  ids_.assign(next_ids.begin(), next_ids.end());
+  positions_.clear();
+  for (int64_t i = 0; i < rows; ++i) positions_.push_back(static_cast<int32_t>(start + i));
+  logit_rows_.assign(1, static_cast<int32_t>(rows - 1));
+  logit_count_ = 1;
+  sequences_.assign(1, BatchSequence{{0, rows, start}, sequence.state(), sequence.pages()});
+  Batch batch{{ids_.data(), {rows}}, {positions_.data(), {rows}}, sequences_, {logit_rows_.data(), {1}}};
+  mtp_forward(context(), batch);
+}
+
+void Runner::chain_draft(Sequence& sequence, int64_t start, int64_t previous_rows, int32_t next_id) {
+  if (previous_rows > 1) {
+    std::memcpy(ws_.streams.row(0), ws_.streams.row(previous_rows - 1), sizeof(float) * model_.config.hc * model_.config.dim);
+  }
+  draft(sequence, start, {&next_id, 1});
+}
+
+}  // namespace kvasir

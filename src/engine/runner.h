@@ -1,0 +1,74 @@
+// Runner: runs steps of one model on one backend for any number of sequences.
+//
+// Owns what a step needs (ops, layout, page pool, workspace); borrows the model. It knows tokens and
+// sequences, not prompts or text. Threading: one caller.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cache/page_pool.h"
+#include "engine/sequence.h"
+#include "model/forward.h"
+
+namespace kvasir {
+
+struct RunnerOptions {
+  int64_t max_step_tokens = 512;     // rows of one step; longer prompts are cut into chunks of this
+  int64_t max_logit_rows = 16;       // rows of one step whose logits can be had
+  int64_t max_cache_tokens = 1 << 20;  // of all sequences together
+  bool mtp = false;                  // room for the draft block
+};
+
+class Runner {
+ public:
+  static Result<std::unique_ptr<Runner>> make(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options);
+
+  // One sequence's tokens in a step, and which of its rows want logits.
+  enum class Logits { kNone, kLast, kAll };
+  struct Item {
+    Sequence* sequence;
+    std::span<const int32_t> tokens;
+    Logits logits = Logits::kLast;
+  };
+
+  Result<Sequence> make_sequence() { return Sequence::make(layout_, *pool_); }
+
+  // Computes all items in one step, in order, and advances their sequences. Pages are grown as needed.
+  // Afterwards logits() holds the rows asked for, items in order.
+  Status step(std::span<const Item> items);
+  View<const float, 2> logits() const { return ws_.logits.rows(0, logit_count_); }
+
+  // The draft block on the first `next_ids.size()` rows of the last step, which must have had one item:
+  // row i is followed by token next_ids[i]. `start` is the position of row 0. Leaves the logits of the last
+  // row in logits(). Chaining drafts: `first_row` reads that row's streams of the previous draft call.
+  void draft(Sequence& sequence, int64_t start, std::span<const int32_t> next_ids);
+  // One more draft from the last row of the previous draft call (moved to row 0), at position `start`.
+  void chain_draft(Sequence& sequence, int64_t start, int64_t previous_rows, int32_t next_id);
+
+  const Model& model() const { return model_; }
+  const KvLayout& layout() const { return layout_; }
+  Ops& ops() { return *ops_; }
+  PagePool& pool() { return *pool_; }
+  const RunnerOptions& options() const { return options_; }
+  int64_t workspace_bytes() const { return ws_.bytes(); }
+  void set_observer(ForwardObserver* observer) { observer_ = observer; }
+
+ private:
+  Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options);
+  ForwardContext context() { return {model_, layout_, *ops_, ws_, observer_}; }
+
+  const Model& model_;
+  std::unique_ptr<Ops> ops_;
+  RunnerOptions options_;
+  KvLayout layout_;
+  std::unique_ptr<PagePool> pool_;  // outlives the sequences made from it
+  Workspace ws_;
+  ForwardObserver* observer_ = nullptr;
+  std::vector<int32_t> ids_, positions_, logit_rows_;
+  std::vector<BatchSequence> sequences_;
+  int64_t logit_count_ = 0;
+};
+
+}  // namespace kvasir

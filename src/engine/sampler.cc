@@ -1,0 +1,93 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace kvasir {
+namespace {
+
+uint64_t mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+// Heaviest first; among equals the lowest id.
+bool before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>& b) {
+  return a.first != b.first ? a.first > b.first : a.second < b.second;
+}
+
+}  // namespace
+
+double uniform_at(uint64_t seed, uint64_t position) {
+  return static_cast<double>(mix(mix(seed) ^ position) >> 11) * 0x1p-53;
+}
+
+SampledToken Sampler::sample(View<const float, 1> logits, int64_t position) {
+  logits_.assign(logits.data(), logits.data() + logits.shape(0));
+  for (auto [id, bias] : params_.logit_bias)
+    if (id >= 0 && id < logits.shape(0)) logits_[id] += bias;
+  SampledToken token;
+  token.id = params_.temperature > 0 ? draw(position)
+                                     : static_cast<int32_t>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
+  if (params_.top_logprobs >= 0) fill_logprobs(token);
+  return token;
+}
+
+int32_t Sampler::draw(int64_t position) {
+  float max = *std::max_element(logits_.begin(), logits_.end());
+  candidates_.clear();
+  double total = 0;
+  for (size_t i = 0; i < logits_.size(); ++i) {
+    float weight = std::exp((logits_[i] - max) / params_.temperature);  // 1 for the best token
+    if (weight < params_.min_p || weight == 0) continue;
+    candidates_.emplace_back(weight, static_cast<int32_t>(i));
+    total += weight;
+  }
+  // min-p compares with the best weight alone, so doing it before top-k and top-p keeps the same tokens;
+  // top-p's total must still count what min-p removed.
+  if (params_.min_p > 0) {
+    total = 0;
+    for (float l : logits_) total += std::exp((l - max) / params_.temperature);
+  }
+  if (params_.top_k > 0 && params_.top_k < static_cast<int>(candidates_.size())) {
+    std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(), before);
+    candidates_.resize(params_.top_k);
+    total = 0;
+    for (const auto& c : candidates_) total += c.first;
+  }
+  if (params_.top_p < 1) {
+    std::sort(candidates_.begin(), candidates_.end(), before);
+    double sum = 0;
+    size_t keep = 0;
+    while (keep < candidates_.size() && sum < params_.top_p * total) sum += candidates_[keep++].first;
+    candidates_.resize(std::max<size_t>(1, keep));
+  } else {
+    std::sort(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  }
+  double sum = 0;
+  for (const auto& c : candidates_) sum += c.first;
+  double point = uniform_at(params_.seed, static_cast<uint64_t>(position)) * sum;
+  for (const auto& c : candidates_) {
+    point -= c.first;
+    if (point < 0) return c.second;
+  }
+  return candidates_.back().second;
+}
+
+void Sampler::fill_logprobs(SampledToken& token) {
+  float max = *std::max_element(logits_.begin(), logits_.end());
+  double sum = 0;
+  for (float l : logits_) sum += std::exp(static_cast<double>(l - max));
+  double log_sum = max + std::log(sum);
+  token.logprob = static_cast<float>(logits_[token.id] - log_sum);
+  if (params_.top_logprobs == 0) return;
+  candidates_.clear();
+  for (size_t i = 0; i < logits_.size(); ++i) candidates_.emplace_back(logits_[i], static_cast<int32_t>(i));
+  auto end = candidates_.begin() + std::min<size_t>(params_.top_logprobs, candidates_.size());
+  std::partial_sort(candidates_.begin(), end, candidates_.end(), before);
+  for (auto it = candidates_.begin(); it != end; ++it) token.top.emplace_back(it->second, static_cast<float>(it->first - log_sum));
+}
+
+}  // namespace kvasir

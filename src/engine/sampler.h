@@ -1,0 +1,52 @@
+// Sampler: logits of one position to one token.
+//
+// Order: logit bias, temperature, top-k, top-p, min-p, then one draw. The random number of a position
+// depends on the seed and the position alone, so the same seed gives the same text however the tokens were
+// computed: in what batch, with or without drafts. Temperature 0 is greedy; ties go to the lowest id.
+// Threading: a Sampler is used by one thread; it keeps scratch memory and allocates only at first use.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "tensor/view.h"
+
+namespace kvasir {
+
+struct SamplingParams {
+  float temperature = 1.0f;  // 0: greedy
+  float top_p = 1.0f;        // (0, 1]; 1: off
+  int top_k = 0;             // 0: off
+  float min_p = 0.0f;        // [0, 1]; share of the best token's probability; 0: off
+  uint64_t seed = 0;
+  std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added to its logit
+  int top_logprobs = 0;      // how many alternatives to report; -1: none, not even the token's own
+};
+
+struct SampledToken {
+  int32_t id = 0;
+  float logprob = 0;  // under the biased distribution at temperature 1
+  std::vector<std::pair<int32_t, float>> top;  // the best alternatives and their logprobs, best first
+};
+
+class Sampler {
+ public:
+  explicit Sampler(SamplingParams params) : params_(std::move(params)) {}
+
+  // `logits` has one value per vocabulary entry; `position` is where the new token will stand.
+  SampledToken sample(View<const float, 1> logits, int64_t position);
+
+ private:
+  int32_t draw(int64_t position);
+  void fill_logprobs(SampledToken& token);
+
+  SamplingParams params_;
+  std::vector<float> logits_;                          // biased copy
+  std::vector<std::pair<float, int32_t>> candidates_;  // weight, id
+};
+
+// Uniform in [0, 1), a function of its arguments alone (SplitMix64 finaliser over both).
+double uniform_at(uint64_t seed, uint64_t position);
+
+}  // namespace kvasir

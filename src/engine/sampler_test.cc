@@ -1,0 +1,104 @@
+#include "engine/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+namespace kvasir {
+namespace {
+
+SampledToken sample(const SamplingParams& params, std::vector<float> logits, int64_t position = 0) {
+  Sampler sampler(params);
+  return sampler.sample({logits.data(), {static_cast<int64_t>(logits.size())}}, position);
+}
+
+std::map<int32_t, int> histogram(const SamplingParams& params, std::vector<float> logits, int n) {
+  Sampler sampler(params);
+  std::map<int32_t, int> counts;
+  for (int i = 0; i < n; ++i) ++counts[sampler.sample({logits.data(), {static_cast<int64_t>(logits.size())}}, i).id];
+  return counts;
+}
+
+TEST(Sampler, GreedyTakesTheLowestIdOfEqualLogits) {
+  SamplingParams p;
+  p.temperature = 0;
+  EXPECT_EQ(sample(p, {1, 3, 3, 2}).id, 1);
+}
+
+TEST(Sampler, FrequenciesFollowTheDistribution) {
+  SamplingParams p;
+  p.temperature = 2.0f;
+  std::vector<float> logits = {0, 2 * std::log(2.f), 2 * std::log(5.f)};  // 1 : 2 : 5 at temperature 2
+  auto counts = histogram(p, logits, 80000);
+  // Standard deviation of a count is below sqrt(80000)/2 = 141; 5 of them.
+  EXPECT_NEAR(counts[0], 10000, 700);
+  EXPECT_NEAR(counts[1], 20000, 700);
+  EXPECT_NEAR(counts[2], 50000, 700);
+}
+
+TEST(Sampler, TopKKeepsTheKBest) {
+  SamplingParams p;
+  p.top_k = 2;
+  auto counts = histogram(p, {1.0f, 1.2f, 0.9f, 1.1f}, 2000);
+  EXPECT_EQ(counts.size(), 2u);
+  EXPECT_TRUE(counts.count(1) && counts.count(3));
+}
+
+TEST(Sampler, TopPKeepsTheSmallestSetThatReachesP) {
+  SamplingParams p;
+  p.top_p = 0.6f;
+  // Probabilities 0.5, 0.3, 0.2: the first two reach 0.6.
+  auto counts = histogram(p, {std::log(.5f), std::log(.3f), std::log(.2f)}, 4000);
+  EXPECT_EQ(counts.size(), 2u);
+  EXPECT_NEAR(counts[0], 2500, 160);
+}
+
+TEST(Sampler, MinPDropsWhatIsFarBelowTheBest) {
+  SamplingParams p;
+  p.min_p = 0.5f;
+  auto counts = histogram(p, {std::log(.5f), std::log(.3f), std::log(.2f)}, 1000);
+  EXPECT_EQ(counts.size(), 2u);  // 0.2 < 0.5 * 0.5
+}
+
+TEST(Sampler, MinPDoesNotChangeWhatTopPCounts) {
+  SamplingParams p;
+  p.top_p = 0.75f;
+  p.min_p = 0.7f;  // keeps 0.5 and 0.4 of 0.5, 0.4, 0.1; top-p alone keeps both as well
+  auto counts = histogram(p, {std::log(.5f), std::log(.4f), std::log(.1f)}, 1000);
+  EXPECT_EQ(counts.size(), 2u);
+}
+
+TEST(Sampler, SameSeedAndPositionGiveTheSameToken) {
+  std::vector<float> logits(1000);
+  for (int i = 0; i < 1000; ++i) logits[i] = std::sin(static_cast<float>(i));
+  SamplingParams p;
+  p.seed = 7;
+  int differs = 0;
+  for (int64_t position = 0; position < 50; ++position) {
+    int32_t a = sample(p, logits, position).id;
+    EXPECT_EQ(a, sample(p, logits, position).id);
+    SamplingParams other = p;
+    other.seed = 8;
+    differs += a != sample(other, logits, position).id;
+  }
+  EXPECT_GT(differs, 40);
+}
+
+TEST(Sampler, LogitBiasMovesTheChoiceAndLogprobsAreNormalised) {
+  SamplingParams p;
+  p.temperature = 0;
+  p.logit_bias = {{2, 10.f}};
+  p.top_logprobs = 3;
+  SampledToken token = sample(p, {1, 2, 0});
+  EXPECT_EQ(token.id, 2);
+  ASSERT_EQ(token.top.size(), 3u);
+  double sum = 0;
+  for (auto [id, logprob] : token.top) sum += std::exp(static_cast<double>(logprob));
+  EXPECT_NEAR(sum, 1.0, 1e-5);
+  EXPECT_EQ(token.top[0].first, 2);
+  EXPECT_FLOAT_EQ(token.top[0].second, token.logprob);
+}
+
+}  // namespace
+}  // namespace kvasir

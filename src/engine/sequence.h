@@ -1,0 +1,45 @@
+// Sequence: one conversation's tokens and the memory of its cache.
+//
+// `length` tokens are in the cache; positions at and beyond it hold nothing that will be read. Rolling
+// back is a smaller length, at most kRollbackSlack tokens below the longest the sequence has been since
+// its rings were last that short (kv_layout.h says why).
+// The layout and the pool outlive the sequence. Threading: owned by one thread.
+#pragma once
+
+#include <cstring>
+
+#include "cache/block_table.h"
+#include "model/kv_layout.h"
+
+namespace kvasir {
+
+class Sequence {
+ public:
+  static Result<Sequence> make(const KvLayout& layout, PagePool& pool);
+
+  int64_t length() const { return length_; }
+  // Pages for `tokens` tokens in all, and room in the table for them.
+  Status reserve(int64_t tokens);
+  // The step that just ran wrote `tokens` more.
+  void advance(int64_t tokens) { length_ += tokens; }
+  // Forgets the tokens from `length` on. `length` >= this->length() - kRollbackSlack.
+  void roll_back(int64_t length);
+  // Empty again, ready for another conversation; its pages stay reserved for it.
+  void reset() { length_ = 0; }
+
+  std::byte* state() const { return state_.data(); }
+  std::byte* const* pages() const { return table_.addresses(); }
+  // Bytes that this sequence really holds: pages + state.
+  int64_t held_bytes() const { return table_.size() * page_bytes_ + state_.size(); }
+
+ private:
+  Sequence(BlockTable table, Buffer state, int64_t page_bytes)
+      : table_(std::move(table)), state_(std::move(state)), page_bytes_(page_bytes) {}
+
+  BlockTable table_;
+  Buffer state_;
+  int64_t page_bytes_;
+  int64_t length_ = 0;
+};
+
+}  // namespace kvasir

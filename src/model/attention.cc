@@ -1,0 +1,169 @@
+// Attention of one layer: norm, project q and kv, rotate, store the window row; then one switch on the
+// layer's kind decides which compressed entries are seen; then attend, un-rotate, project out.
+#include <cmath>
+
+#include "model/forward.h"
+
+namespace kvasir {
+namespace {
+
+// One block of rows of one layer: the views that all its parts share.
+struct AttentionBlock {
+  const ForwardContext& c;
+  const LayerWeights& layer;
+  int index;
+  const Batch& batch;
+  const Workspace::Block& rows;
+  View<float, 2> x;            // [rows, dim] input
+  View<float, 2> qa;           // [rows, q_rank]
+  View<const float, 3> table;  // [rows, rope_dim/2, 2]
+
+  const Workspace::Piece& piece(int i) const { return c.ws.pieces[rows.first_piece + i]; }
+  // The first row of a piece, counted from the block's own row 0.
+  int64_t offset(const Workspace::Piece& p) const { return p.span.first_row - rows.first_row; }
+  LayerCache cache(const Workspace::Piece& p) const {
+    const BatchSequence& s = batch.sequences[p.sequence];
+    return c.layout.layer_cache(index, s.state, s.pages);
+  }
+};
+
+// q: low rank, per-head norm, rotated.
+void project_q(const AttentionBlock& b) {
+  const ModelConfig& config = b.c.model.config;
+  const AttentionWeights& w = b.layer.attn;
+  Ops& ops = b.c.ops;
+  View<float, 3> q = b.c.ws.q.rows(0, b.rows.rows);
+  ops.linear({w.wq_a, b.x, b.qa});
+  ops.rms_norm({b.qa, w.q_norm, config.norm_eps, b.qa});
+  ops.linear({w.wq_b, b.qa, View<float, 2>(q.data(), {b.rows.rows, q.shape(1) * q.shape(2)})});
+  ops.head_norm_rope({q, b.table, config.norm_eps});
+}
+
+// kv: one shared head, normed, rotated and encoded into this step's window rows.
+void project_window(const AttentionBlock& b) {
+  const ModelConfig& config = b.c.model.config;
+  View<float, 2> kv = b.c.ws.kv.rows(0, b.rows.rows);
+  b.c.ops.linear({b.layer.attn.wkv, b.x, kv});
+  b.c.ops.rms_norm({kv, b.layer.attn.kv_norm, config.norm_eps, kv});
+  b.c.ops.store_window({kv, b.table, b.c.layout.entry_format, b.c.ws.window_rows});
+}
+
+// One compressor over the block: projects every row, then pools each sequence's closed groups into its pages.
+void compress(const AttentionBlock& b, const CompressorWeights& w, CompressKind kind, View<float, 2> kv_space, View<float, 2> score_space) {
+  int64_t n = b.rows.rows, width = w.wkv.rows;
+  View<float, 2> kv(kv_space.data(), {n, width}), score(score_space.data(), {n, width});
+  b.c.ops.linear({w.wkv, b.x, kv, LinearKind::kFloat});
+  b.c.ops.linear({w.wgate, b.x, score, LinearKind::kFloat});
+  bool entry = kind == CompressKind::kEntry;
+  for (int i = 0; i < b.rows.num_pieces; ++i) {
+    const Workspace::Piece& p = b.piece(i);
+    LayerCache cache = b.cache(p);
+    CompressArgs a;
+    a.kind = kind;
+    a.ratio = b.layer.ratio;
+    a.lanes = b.layer.ratio == 4 ? 2 : 1;
+    a.kv = kv.rows(b.offset(p), p.span.tokens);
+    a.score = score.rows(b.offset(p), p.span.tokens);
+    a.ape = w.ape;
+    a.norm = w.norm;
+    a.norm_eps = b.c.model.config.norm_eps;
+    a.inv_freq = b.layer.inv_freq;
+    a.start = p.span.start;
+    a.tail = entry ? cache.tail : cache.index_tail;
+    a.tail_capacity = cache.tail_capacity;
+    a.format = entry ? b.c.layout.entry_format : b.c.layout.key_format;
+    a.pages = cache.pages;
+    a.section = entry ? cache.entries : cache.keys;
+    b.c.ops.compress(a);
+  }
+}
+
+// The lightning indexer: index keys of closed groups, then each row's best entries into ws.selected.
+void select_entries(const AttentionBlock& b) {
+  const ModelConfig& config = b.c.model.config;
+  const IndexerWeights& w = b.layer.attn.indexer;
+  Workspace& ws = b.c.ws;
+  int64_t n = b.rows.rows;
+  compress(b, w.compressor, CompressKind::kIndexKey, ws.index_kv, ws.index_score);
+
+  View<float, 3> iq = ws.iq.rows(0, n);
+  View<float, 2> weight = ws.index_weight.rows(0, n);
+  b.c.ops.linear({w.wq_b, b.qa, View<float, 2>(iq.data(), {n, iq.shape(1) * iq.shape(2)})});
+  b.c.ops.linear({w.weights_proj, b.x, weight, LinearKind::kBf16});
+  float scale = static_cast<float>(1.0 / std::sqrt(double(config.index_dim)) / std::sqrt(double(config.index_heads)));
+  b.c.ops.index_query({iq, b.table, weight, scale});
+  for (int i = 0; i < b.rows.num_pieces; ++i) {
+    const Workspace::Piece& p = b.piece(i);
+    LayerCache cache = b.cache(p);
+    b.c.ops.index_select({iq.rows(b.offset(p), p.span.tokens), weight.rows(b.offset(p), p.span.tokens), p.span.start, b.layer.ratio,
+                          b.c.layout.key_format, cache.pages, cache.keys, ws.selected.rows(p.span.first_row, p.span.tokens)});
+  }
+}
+
+void attend(const AttentionBlock& b, EntryChoice choice) {
+  Workspace& ws = b.c.ws;
+  const KvRowFormat& format = b.c.layout.entry_format;
+  for (int i = 0; i < b.rows.num_pieces; ++i) {
+    const Workspace::Piece& p = b.piece(i);
+    LayerCache cache = b.cache(p);
+    int64_t at = b.offset(p), n = p.span.tokens;
+    KvRows rows = {ws.window_rows.row_data(format, at), ws.window_rows.row_scale(format, at)};
+    AttendArgs a;
+    a.q = ws.q.rows(at, n);
+    a.sink = b.layer.attn.sink;
+    a.start = p.span.start;
+    a.window = b.c.model.config.window;
+    a.format = format;
+    a.ring = cache.window;
+    a.ring_capacity = cache.window_capacity;
+    a.rows = rows;
+    a.choice = choice;
+    a.ratio = b.layer.ratio;
+    if (choice == EntryChoice::kSelected) a.selected = ws.selected.rows(p.span.first_row, n);
+    a.pages = cache.pages;
+    a.entries = cache.entries;
+    a.out = ws.o.rows(at, n);
+    b.c.ops.attend(a);
+    b.c.ops.commit_window({format, rows, n, p.span.start, cache.window, cache.window_capacity});
+  }
+}
+
+void project_out(const AttentionBlock& b, View<float, 2> y) {
+  const AttentionWeights& w = b.layer.attn;
+  const ModelConfig& config = b.c.model.config;
+  int64_t n = b.rows.rows;
+  View<float, 3> o = b.c.ws.o.rows(0, n), u = b.c.ws.u.rows(0, n);
+  b.c.ops.rope({o, b.table, /*inverse=*/true});
+  int64_t group = int64_t{config.num_heads} / config.o_groups * config.head_dim;
+  b.c.ops.grouped_linear({w.wo_a, View<const float, 3>(o.data(), {n, config.o_groups, group}), u});
+  b.c.ops.linear({w.wo_b, View<const float, 2>(u.data(), {n, u.shape(1) * u.shape(2)}), y});
+}
+
+}  // namespace
+
+void attention(const ForwardContext& c, const LayerWeights& layer, int index, const Batch& batch) {
+  View<float, 3> rope = layer.ratio == 0 ? c.ws.rope_main : c.ws.rope_compress;
+  for (const Workspace::Block& rows : c.ws.blocks) {
+    AttentionBlock b{c, layer, index, batch, rows, c.ws.x.rows(rows.first_row, rows.rows), c.ws.qa.rows(0, rows.rows),
+                     rope.rows(rows.first_row, rows.rows)};
+    project_q(b);
+    project_window(b);
+    switch (layer.kind) {
+      case AttentionKind::kSwa:
+        attend(b, EntryChoice::kNone);
+        break;
+      case AttentionKind::kCsa:
+        compress(b, layer.attn.compressor, CompressKind::kEntry, c.ws.compress_kv, c.ws.compress_score);
+        select_entries(b);
+        attend(b, EntryChoice::kSelected);
+        break;
+      case AttentionKind::kHca:
+        compress(b, layer.attn.compressor, CompressKind::kEntry, c.ws.compress_kv, c.ws.compress_score);
+        attend(b, EntryChoice::kAll);
+        break;
+    }
+    project_out(b, c.ws.y.rows(rows.first_row, rows.rows));
+  }
+}
+
+}  // namespace kvasir

@@ -1,0 +1,77 @@
+#include "model/kv_layout.h"
+
+#include "base/check.h"
+
+namespace kvasir {
+namespace {
+
+int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Takes `bytes` from a growing total, 64-byte aligned, and returns their offset.
+int64_t take(int64_t& total, int64_t bytes) {
+  int64_t at = total;
+  total += aligned(bytes);
+  return at;
+}
+
+// Floats of one compressor tail: kv and z of lanes*d channels for every ring row.
+int64_t tail_bytes(int64_t capacity, int lanes, int d) { return capacity * 2 * lanes * d * static_cast<int64_t>(sizeof(float)); }
+
+}  // namespace
+
+KvLayout KvLayout::make(const ModelConfig& c, Numerics numerics) {
+  KvLayout l;
+  l.entry_format = KvRowFormat::entry(numerics, c.head_dim, c.rope_dim);
+  l.key_format = KvRowFormat::index_key(numerics, c.index_dim);
+  l.window_capacity = c.window + kRollbackSlack;
+  l.layers.resize(c.num_layers + 1);
+  int hca_layers = 0;
+  for (int i = 0; i <= c.num_layers; ++i) {
+    Layer& y = l.layers[i];
+    y.ratio = i < c.num_layers ? c.compress_ratio(i) : 0;
+    y.window_data = take(l.state_bytes, l.window_capacity * l.entry_format.data_bytes);
+    y.window_scale = take(l.state_bytes, l.window_capacity * l.entry_format.scale_bytes);
+    int lanes = y.ratio == 4 ? 2 : 1;
+    if (y.ratio == 0) continue;
+    y.tail_capacity = lanes * y.ratio + kRollbackSlack;
+    y.tail = take(l.state_bytes, tail_bytes(y.tail_capacity, lanes, c.head_dim));
+    y.entries.rows_per_page = kPageTokens / y.ratio;
+    if (y.ratio == 4) {
+      y.index_tail = take(l.state_bytes, tail_bytes(y.tail_capacity, lanes, c.index_dim));
+      y.keys.rows_per_page = kPageTokens / y.ratio;
+      y.entries.data_offset = take(l.page_bytes, y.entries.rows_per_page * l.entry_format.data_bytes);
+      y.entries.scale_offset = take(l.page_bytes, y.entries.rows_per_page * l.entry_format.scale_bytes);
+      y.keys.data_offset = take(l.page_bytes, y.keys.rows_per_page * l.key_format.data_bytes);
+      y.keys.scale_offset = take(l.page_bytes, y.keys.rows_per_page * l.key_format.scale_bytes);
+    } else {
+      KVASIR_CHECK(y.ratio == kPageTokens, "compress_ratio {} of layer {}", y.ratio, i);
+      ++hca_layers;
+    }
+  }
+  int64_t hca_data = take(l.page_bytes, int64_t{hca_layers} * l.entry_format.data_bytes);
+  int64_t hca_scale = take(l.page_bytes, int64_t{hca_layers} * l.entry_format.scale_bytes);
+  for (Layer& y : l.layers) {
+    if (y.ratio != kPageTokens) continue;
+    y.entries.data_offset = hca_data;
+    y.entries.scale_offset = hca_scale;
+    hca_data += l.entry_format.data_bytes;
+    hca_scale += l.entry_format.scale_bytes;
+  }
+  return l;
+}
+
+LayerCache KvLayout::layer_cache(int layer, std::byte* state, std::byte* const* pages) const {
+  const Layer& y = layers[layer];
+  LayerCache c;
+  c.window = {state + y.window_data, state + y.window_scale};
+  c.window_capacity = window_capacity;
+  if (y.ratio != 0) c.tail = reinterpret_cast<float*>(state + y.tail);
+  if (y.ratio == 4) c.index_tail = reinterpret_cast<float*>(state + y.index_tail);
+  c.tail_capacity = y.tail_capacity;
+  c.pages = pages;
+  c.entries = y.entries;
+  c.keys = y.keys;
+  return c;
+}
+
+}  // namespace kvasir

@@ -1,0 +1,76 @@
+// Workspace: the activations of one step, from one allocation made at start.
+//
+// Attention works on blocks of at most kAttentionBlock rows, since its activations are the widest
+// (num_heads * head_dim per row) and gain nothing from more rows; the experts see all rows of the step
+// at once, since more rows per expert is what makes them efficient.
+#pragma once
+
+#include <vector>
+
+#include "base/result.h"
+#include "model/batch.h"
+#include "model/config.h"
+#include "model/kv_layout.h"
+#include "tensor/buffer.h"
+
+namespace kvasir {
+
+inline constexpr int64_t kAttentionBlock = 512;
+
+struct Workspace {
+  int64_t max_tokens = 0;      // rows of a step
+  int64_t max_logit_rows = 0;
+
+  View<float, 3> streams;      // [max_tokens, hc, dim] the residual
+  View<float, 2> x;            // [max_tokens, dim] input of a half block
+  View<float, 2> y;            // [max_tokens, dim] output of a half block
+  View<float, 2> post;         // [max_tokens, hc]
+  View<float, 3> comb;         // [max_tokens, hc, hc]
+  View<float, 3> rope_main;      // [max_tokens, rope_dim/2, 2] for ratio-0 layers
+  View<float, 3> rope_compress;  // the same for ratio-4 and ratio-128 layers
+  View<int32_t, 2> selected;   // [max_tokens, index_topk]
+  View<float, 2> gate_logits;  // [max_tokens, num_experts]
+  View<int32_t, 2> experts;    // [max_tokens, experts_per_token]
+  View<float, 2> expert_weights;
+
+  // Rows of one attention block.
+  View<float, 2> qa;           // [block, q_rank]
+  View<float, 3> q;            // [block, num_heads, head_dim]
+  View<float, 3> o;            // [block, num_heads, head_dim]
+  View<float, 3> u;            // [block, o_groups, o_rank]
+  View<float, 2> kv;           // [block, head_dim]
+  KvRows window_rows;          // [block] encoded
+  View<float, 2> compress_kv;     // [block, 2*head_dim] (half of it for ratio 128)
+  View<float, 2> compress_score;
+  View<float, 3> iq;           // [block, index_heads, index_dim]
+  View<float, 2> index_weight; // [block, index_heads]
+  View<float, 2> index_kv;     // [block, 2*index_dim]
+  View<float, 2> index_score;
+
+  View<float, 2> h;            // [max_logit_rows, dim] collapsed rows of the head
+  View<float, 2> logits;       // [max_logit_rows, vocab]
+  View<float, 3> mtp_h;        // [max_tokens, hc, dim]; empty without an MTP block
+
+  // Rows [first_row, first_row + rows) of the step and the sequence pieces they belong to.
+  struct Block {
+    int64_t first_row = 0, rows = 0;
+    int first_piece = 0, num_pieces = 0;
+  };
+  struct Piece {
+    int sequence = 0;  // index into Batch::sequences
+    SequenceSpan span; // first_row counts from the step's row 0
+  };
+  std::vector<Block> blocks;  // refilled by each step; capacity is kept
+  std::vector<Piece> pieces;
+
+  static Result<Workspace> make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens, int64_t max_logit_rows,
+                                bool with_mtp);
+  int64_t bytes() const { return memory_.size(); }
+  // Cuts the batch into attention blocks.
+  void cut_blocks(const Batch& batch);
+
+ private:
+  Buffer memory_;
+};
+
+}  // namespace kvasir
