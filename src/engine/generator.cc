@@ -12,10 +12,10 @@ double seconds_since(std::chrono::steady_clock::time_point t) {
 
 class Generation {
  public:
-  Generation(Runner& runner, Sequence& sequence, const GenerateOptions& options, const std::function<bool(const SampledToken&)>& on_token)
+  Generation(Runner& runner, Sequence& sequence, const GenerationOptions& options, const std::function<bool(const SampledToken&)>& on_token)
       : runner_(runner), sequence_(sequence), options_(options), on_token_(on_token), sampler_(options.sampling) {}
 
-  Result<GenerateResult> run(std::span<const int32_t> prompt) {
+  Result<GenerationResult> run(std::span<const int32_t> prompt) {
     result_.stats.prompt_tokens = static_cast<int64_t>(prompt.size());
     auto begin = std::chrono::steady_clock::now();
     KVASIR_TRY(bool running, prefill(prompt));
@@ -140,10 +140,10 @@ class Generation {
 
   Runner& runner_;
   Sequence& sequence_;
-  const GenerateOptions& options_;
+  const GenerationOptions& options_;
   const std::function<bool(const SampledToken&)>& on_token_;
   Sampler sampler_;
-  GenerateResult result_;
+  GenerationResult result_;
   int32_t last_ = 0;                  // sampled, not yet in the cache
   int64_t draft_row_ = 1;             // rows of the last draft call; its last one holds the streams to chain from
   std::vector<int32_t> step_tokens_;  // last_ and its drafts
@@ -152,7 +152,7 @@ class Generation {
 
 }  // namespace
 
-Result<GenerateResult> generate(Runner& runner, Sequence& sequence, std::span<const int32_t> prompt, const GenerateOptions& options,
+Result<GenerationResult> generate(Runner& runner, Sequence& sequence, std::span<const int32_t> prompt, const GenerationOptions& options,
                                 const std::function<bool(const SampledToken&)>& on_token) {
   KVASIR_CHECK(options.draft_tokens < kRollbackSlack, "{} drafts, rollback reaches {}", options.draft_tokens, kRollbackSlack);
   if (prompt.empty()) return Error{ErrorCode::kInvalid, "the prompt is empty: at least one token is needed"};

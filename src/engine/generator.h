@@ -14,7 +14,7 @@
 
 namespace kvasir {
 
-struct GenerateOptions {
+struct GenerationOptions {
   SamplingParams sampling;
   int64_t max_tokens = 256;
   std::vector<int32_t> stop_ids;        // generation ends before these (EOS)
@@ -25,7 +25,7 @@ struct GenerateOptions {
 
 enum class FinishReason { kStop, kLength, kCancelled };
 
-struct GenerateStats {
+struct GenerationStats {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;     // prompt tokens that were already in the sequence
   int64_t generated_tokens = 0;
@@ -34,15 +34,15 @@ struct GenerateStats {
   double prefill_seconds = 0, decode_seconds = 0;
 };
 
-struct GenerateResult {
+struct GenerationResult {
   FinishReason finish = FinishReason::kStop;
-  GenerateStats stats;
+  GenerationStats stats;
 };
 
 // Appends `prompt` to `sequence` and generates. `on_token` sees each token as it is sampled (stop ids are
 // not shown) and returns false to end there. On return the sequence holds the prompt and every token shown
 // but possibly the last. The clock is read only for the statistics.
-Result<GenerateResult> generate(Runner& runner, Sequence& sequence, std::span<const int32_t> prompt, const GenerateOptions& options,
+Result<GenerationResult> generate(Runner& runner, Sequence& sequence, std::span<const int32_t> prompt, const GenerationOptions& options,
                                 const std::function<bool(const SampledToken&)>& on_token);
 
 }  // namespace kvasir

@@ -56,15 +56,18 @@ Status Runner::step(std::span<const Item> items) {
   return {};
 }
 
-void Runner::draft(Sequence& sequence, int64_t start, std::span<const int32_t> next_ids) {
+void Runner::draft(Sequence& sequence, int64_t start, std::span<const int32_t> next_ids, Logits logits) {
   auto rows = static_cast<int64_t>(next_ids.size());
   ids_.assign(next_ids.begin(), next_ids.end());
   positions_.clear();
-  for (int64_t i = 0; i < rows; ++i) positions_.push_back(static_cast<int32_t>(start + i));
-  logit_rows_.assign(1, static_cast<int32_t>(rows - 1));
-  logit_count_ = 1;
+  logit_rows_.clear();
+  for (int64_t i = 0; i < rows; ++i) {
+    positions_.push_back(static_cast<int32_t>(start + i));
+    if (logits == Logits::kAll || (logits == Logits::kLast && i == rows - 1)) logit_rows_.push_back(static_cast<int32_t>(i));
+  }
+  logit_count_ = static_cast<int64_t>(logit_rows_.size());
   sequences_.assign(1, BatchSequence{{0, rows, start}, sequence.state(), sequence.pages()});
-  Batch batch{{ids_.data(), {rows}}, {positions_.data(), {rows}}, sequences_, {logit_rows_.data(), {1}}};
+  Batch batch{{ids_.data(), {rows}}, {positions_.data(), {rows}}, sequences_, {logit_rows_.data(), {logit_count_}}};
   mtp_forward(context(), batch);
 }
 

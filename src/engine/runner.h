@@ -41,9 +41,9 @@ class Runner {
   View<const float, 2> logits() const { return ws_.logits.rows(0, logit_count_); }
 
   // The draft block on the first `next_ids.size()` rows of the last step, which must have had one item:
-  // row i is followed by token next_ids[i]. `start` is the position of row 0. Leaves the logits of the last
-  // row in logits(). Chaining drafts: `first_row` reads that row's streams of the previous draft call.
-  void draft(Sequence& sequence, int64_t start, std::span<const int32_t> next_ids);
+  // row i is followed by token next_ids[i]. `start` is the position of row 0. logits() then holds the rows
+  // asked for.
+  void draft(Sequence& sequence, int64_t start, std::span<const int32_t> next_ids, Logits logits = Logits::kLast);
   // One more draft from the last row of the previous draft call (moved to row 0), at position `start`.
   void chain_draft(Sequence& sequence, int64_t start, int64_t previous_rows, int32_t next_id);
 

@@ -1,0 +1,25 @@
+#include "backend/backend.h"
+
+#include <fmt/core.h>
+
+#include "backend/cpu/cpu_ops.h"
+#include "backend/reference/reference_ops.h"
+
+namespace kvasir {
+
+Result<std::unique_ptr<Ops>> make_ops(const BackendOptions& options) {
+  if (options.kind == BackendKind::kReference) {
+    if (options.numerics == Numerics::kFast) {
+      return Error{ErrorCode::kInvalid, "the reference backend has no fast numerics: ask for exact or native"};
+    }
+    return std::unique_ptr<Ops>(std::make_unique<ReferenceOps>(options.numerics));
+  }
+  cpu::Isa isa = options.cpu_isa.value_or(cpu::detect_isa());
+  if (!cpu::isa_available(isa)) {
+    return Error{ErrorCode::kUnsupported, fmt::format("this machine cannot run {} kernels; the best it can run is {}", cpu::isa_name(isa),
+                                                      cpu::isa_name(cpu::detect_isa()))};
+  }
+  return make_cpu_ops({options.numerics, isa, options.threads});
+}
+
+}  // namespace kvasir

@@ -1,0 +1,24 @@
+// make_ops: the only place that knows which backends exist.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "backend/cpu/isa.h"
+#include "ops/ops.h"
+
+namespace kvasir {
+
+enum class BackendKind : uint8_t { kReference, kCpu };
+
+struct BackendOptions {
+  BackendKind kind = BackendKind::kCpu;
+  Numerics numerics = Numerics::kFast;
+  std::optional<cpu::Isa> cpu_isa;  // unset: the best this machine can run
+  int threads = 0;                  // CPU workers; 0: one per core this process may use
+};
+
+// Errors: numerics that the backend does not have, an instruction set this machine cannot run.
+Result<std::unique_ptr<Ops>> make_ops(const BackendOptions& options);
+
+}  // namespace kvasir
