@@ -62,8 +62,8 @@ std::vector<Case> cases() {
   return out;
 }
 
-INSTANTIATE_TEST_SUITE_P(Chunks, OracleExact, testing::ValuesIn(cases()), [](const auto& info) {
-  return info.param.backend.name() + "_" + (info.param.chunk == 2048 ? "one_shot" : "chunks_of_" + std::to_string(info.param.chunk));
+INSTANTIATE_TEST_SUITE_P(Chunks, OracleExact, testing::ValuesIn(cases()), [](const auto& test) {
+  return test.param.backend.name() + "_" + (test.param.chunk == 2048 ? "one_shot" : "chunks_of_" + std::to_string(test.param.chunk));
 });
 
 class OracleGreedy : public testing::TestWithParam<Backend> {};
@@ -101,7 +101,7 @@ TEST_P(OracleGreedy, ContinuationIsIdenticalWithAndWithoutDrafts) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, OracleGreedy, testing::ValuesIn(backends()), [](const auto& info) { return info.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Backends, OracleGreedy, testing::ValuesIn(backends()), [](const auto& test) { return test.param.name(); });
 
 }  // namespace
 }  // namespace kvasir

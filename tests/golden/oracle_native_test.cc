@@ -111,7 +111,7 @@ TEST_P(OracleNative, SelectedSetsAreEqualUpToTies) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, OracleNative, testing::ValuesIn(backends()), [](const auto& info) { return info.param.name(); });
+INSTANTIATE_TEST_SUITE_P(Backends, OracleNative, testing::ValuesIn(backends()), [](const auto& test) { return test.param.name(); });
 
 }  // namespace
 }  // namespace kvasir

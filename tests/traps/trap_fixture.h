@@ -78,6 +78,6 @@ struct OneLayerPages {
 };
 
 #define KVASIR_TRAP_SUITE(suite) \
-  INSTANTIATE_TEST_SUITE_P(Backends, suite, testing::ValuesIn(backends()), [](const auto& info) { return info.param.name(); })
+  INSTANTIATE_TEST_SUITE_P(Backends, suite, testing::ValuesIn(backends()), [](const auto& test) { return test.param.name(); })
 
 }  // namespace kvasir
