@@ -3,6 +3,7 @@
 #include "tensor/dtype.h"
 
 #include <array>
+#include <limits>
 
 namespace kvasir {
 namespace {
@@ -19,19 +20,22 @@ constexpr std::array<Name, 13> kNames = {{
     {DType::kBool, "BOOL", 8},
 }};
 
-std::array<float, 256> make_e4m3_table() {
+constexpr std::array<float, 256> make_e4m3_values() {
   std::array<float, 256> t{};
   for (int c = 0; c < 256; ++c) {
     int exponent = (c >> 3) & 15, mantissa = c & 7;
-    float v = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                            : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-    if ((c & 0x7f) == 0x7f) v = std::nanf("");
+    float v = exponent == 0 ? static_cast<float>(mantissa) : static_cast<float>(8 + mantissa);
+    for (int e = exponent == 0 ? -9 : exponent - 10; e != 0; e += e < 0 ? 1 : -1) v = e < 0 ? v / 2 : v * 2;
+    if ((c & 0x7f) == 0x7f) v = std::numeric_limits<float>::quiet_NaN();
     t[c] = (c & 0x80) ? -v : v;
   }
   return t;
 }
 
 }  // namespace
+
+// constinit, so that no static initialiser can read it too early.
+constinit const std::array<float, 256> kE4m3Values = make_e4m3_values();
 
 int dtype_bits(DType t) {
   for (const Name& n : kNames)
@@ -53,11 +57,6 @@ bool parse_dtype(std::string_view name, DType& out) {
     }
   }
   return false;
-}
-
-float e4m3_to_float(uint8_t code) {
-  static const std::array<float, 256> table = make_e4m3_table();
-  return table[code];
 }
 
 uint8_t float_to_e4m3(float x) {

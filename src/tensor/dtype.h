@@ -5,6 +5,7 @@
 // Source: spec A.1 (E4M3, E2M1, E8M0), OCP Microscaling formats v1.0.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -44,8 +45,9 @@ inline bf16 to_bf16(float x) {
 // x rounded to the bf16 grid, as a float.
 inline float round_bf16(float x) { return to_float(to_bf16(x)); }
 
-// e4m3 code -> value. Codes 0x7F and 0xFF are NaN.
-float e4m3_to_float(uint8_t code);
+// e4m3 code -> value, all 256 of them. Codes 0x7F and 0xFF are NaN.
+extern const std::array<float, 256> kE4m3Values;
+inline float e4m3_to_float(uint8_t code) { return kE4m3Values[code]; }
 // Nearest e4m3 code; |x| above 448 saturates, NaN becomes 0x7F.
 uint8_t float_to_e4m3(float x);
 
