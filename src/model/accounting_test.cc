@@ -19,61 +19,18 @@ constexpr int64_t k128K = 131072, k256K = 262144, k512K = 524288, k1M = 1048576;
 
 #define EXPECT_ROUNDS_TO(value, printed, unit) EXPECT_NEAR(value, printed, 0.5000001 * (unit))
 
-ModelConfig flash_shape() {
-  ModelConfig c;
-  c.vocab_size = 129280;
-  c.dim = 4096;
-  c.num_layers = 43;
-  c.num_heads = 64;
-  c.head_dim = 512;
-  c.rope_dim = 64;
-  c.q_rank = 1024;
-  c.o_groups = 8;
-  c.o_rank = 1024;
-  c.window = 128;
-  c.compress_ratios = {0, 0};
-  for (int i = 0; i < 20; ++i) c.compress_ratios.insert(c.compress_ratios.end(), {4, 128});
-  c.compress_ratios.insert(c.compress_ratios.end(), {4, 0});
-  c.index_heads = 64;
-  c.index_dim = 128;
-  c.index_topk = 512;
-  c.hc = 4;
-  c.num_experts = 256;
-  c.num_shared_experts = 1;
-  c.experts_per_token = 6;
-  c.expert_dim = 2048;
-  c.num_mtp = 1;
-  return c;
-}
-
-ModelConfig pro_shape() {
-  ModelConfig c = flash_shape();
-  c.dim = 7168;
-  c.num_layers = 61;
-  c.num_heads = 128;
-  c.q_rank = 1536;
-  c.o_groups = 16;
-  c.compress_ratios = {128, 128};
-  for (int i = 0; i < 29; ++i) c.compress_ratios.insert(c.compress_ratios.end(), {4, 128});
-  c.compress_ratios.insert(c.compress_ratios.end(), {4, 0});
-  c.index_topk = 1024;
-  c.num_experts = 384;
-  c.expert_dim = 3072;
-  return c;
-}
-
 CacheRows stored(const ModelConfig& c) { return CacheRows::stored(c, Numerics::kNative); }
 constexpr CacheRows kFp8Index = {584, 132}, kBf16 = {1024, 256};
 
-Footprint flash(int64_t context) { return v4_footprint(flash_shape(), context, stored(flash_shape())); }
-Footprint pro(int64_t context) { return v4_footprint(pro_shape(), context, stored(pro_shape())); }
+Footprint flash(int64_t context) { return v4_footprint(flash_config(), context, stored(flash_config())); }
+Footprint pro(int64_t context) { return v4_footprint(pro_config(), context, stored(pro_config())); }
 
 double window_mb(const ModelConfig& c, const CacheRows& rows) {
   return static_cast<double>(v4_footprint(c, 0, rows).kv_bytes()) / 1e6;  // nothing but windows
 }
 
 TEST(Accounting, StoresTheOfficialRows) {
-  for (const ModelConfig& c : {flash_shape(), pro_shape()}) {
+  for (const ModelConfig& c : {flash_config(), pro_config()}) {
     for (Numerics n : {Numerics::kNative, Numerics::kFast}) {
       EXPECT_EQ(CacheRows::stored(c, n).entry, 584);
       EXPECT_EQ(CacheRows::stored(c, n).index_key, 68);
@@ -87,12 +44,12 @@ TEST(Accounting, BytesPerContextTokenMatchTheTable) {
   struct {
     CacheRows rows;
     double flash, pro, unit;
-  } cases[] = {{stored(flash_shape()), 3514.25, 5031.44, 0.01},
+  } cases[] = {{stored(flash_config()), 3514.25, 5031.44, 0.01},
                {kFp8Index, 3850.25, 5511.44, 0.01},
                {kBf16, 6880, 9848, 1}};
   for (const auto& x : cases) {
-    EXPECT_ROUNDS_TO(v4_footprint(flash_shape(), k1M, x.rows).kv_bytes_per_token(), x.flash, x.unit);
-    EXPECT_ROUNDS_TO(v4_footprint(pro_shape(), k1M, x.rows).kv_bytes_per_token(), x.pro, x.unit);
+    EXPECT_ROUNDS_TO(v4_footprint(flash_config(), k1M, x.rows).kv_bytes_per_token(), x.flash, x.unit);
+    EXPECT_ROUNDS_TO(v4_footprint(pro_config(), k1M, x.rows).kv_bytes_per_token(), x.pro, x.unit);
   }
 }
 
@@ -105,7 +62,7 @@ TEST(Accounting, BytesOfOneLayerOfEachKindMatchTheTable) {
                {0, kFp8Index, 0}, {4, kFp8Index, 179.0}, {128, kFp8Index, 4.5625},
                {0, kBf16, 0},     {4, kBf16, 320.0},     {128, kBf16, 8.0}};
   for (const auto& x : cases) {
-    ModelConfig c = flash_shape();
+    ModelConfig c = flash_config();
     c.num_layers = 1;
     c.compress_ratios = {x.ratio, 0};
     EXPECT_DOUBLE_EQ(v4_footprint(c, k1M, x.rows).kv_bytes_per_token(), x.bytes) << "ratio " << x.ratio;
@@ -113,11 +70,11 @@ TEST(Accounting, BytesOfOneLayerOfEachKindMatchTheTable) {
 }
 
 TEST(Accounting, WindowsAndCompressorStateMatchTheText) {
-  EXPECT_ROUNDS_TO(window_mb(flash_shape(), stored(flash_shape())), 3.214, 0.001);
-  EXPECT_ROUNDS_TO(window_mb(pro_shape(), stored(pro_shape())), 4.560, 0.001);
-  EXPECT_ROUNDS_TO(window_mb(flash_shape(), kFp8Index), 3.214, 0.001);
-  EXPECT_ROUNDS_TO(window_mb(flash_shape(), kBf16), 5.636, 0.001);
-  EXPECT_ROUNDS_TO(window_mb(pro_shape(), kBf16), 7.995, 0.001);
+  EXPECT_ROUNDS_TO(window_mb(flash_config(), stored(flash_config())), 3.214, 0.001);
+  EXPECT_ROUNDS_TO(window_mb(pro_config(), stored(pro_config())), 4.560, 0.001);
+  EXPECT_ROUNDS_TO(window_mb(flash_config(), kFp8Index), 3.214, 0.001);
+  EXPECT_ROUNDS_TO(window_mb(flash_config(), kBf16), 5.636, 0.001);
+  EXPECT_ROUNDS_TO(window_mb(pro_config(), kBf16), 7.995, 0.001);
   for (auto [footprint, total_mb] : {std::pair{flash(k1M), 12.21}, {pro(k1M), 18.71}}) {
     std::map<std::string, int64_t> bytes;
     for (const ByteTerm& term : footprint.bytes) bytes[term.name] = term.bytes;
@@ -128,7 +85,7 @@ TEST(Accounting, WindowsAndCompressorStateMatchTheText) {
 }
 
 TEST(Accounting, CompressorStateOfOneLayerMatchesTheText) {
-  ModelConfig c = flash_shape();
+  ModelConfig c = flash_config();
   c.num_mtp = 0;
   c.num_layers = 1;
   c.compress_ratios = {4};
@@ -153,29 +110,29 @@ TEST(Accounting, CacheTotalsMatchTheTableInGbAndGib) {
   };
   auto bf16 = [](const ModelConfig& c) { return [c](int64_t t) { return v4_footprint(c, t, kBf16); }; };
   expect(flash, {0.464, 0.924, 3.688}, 0.001, {0.432, 0.861, 3.435}, 0.001);
-  expect(bf16(flash_shape()), {0.907, 1.809, 7.220}, 0.001, {0.845, 1.685, 6.724}, 0.001);
+  expect(bf16(flash_config()), {0.907, 1.809, 7.220}, 0.001, {0.845, 1.685, 6.724}, 0.001);
   expect(pro, {0.664, 1.324, 5.280}, 0.001, {0.618, 1.233, 4.918}, 0.001);
-  expect(bf16(pro_shape()), {1.299, 2.590, 10.334}, 0.001, {1.210, 2.412, 9.625}, 0.001);
+  expect(bf16(pro_config()), {1.299, 2.590, 10.334}, 0.001, {1.210, 2.412, 9.625}, 0.001);
   expect([](int64_t t) { return v3_2_footprint(t); }, {6.30, 12.60, 50.40}, 0.01, {5.87, 11.74, 46.94}, 0.01);
   expect([](int64_t t) { return v3_2_footprint(t, kV32LatentBf16); }, {10.27, 20.53, 82.13}, 0.01,
          {9.56, 19.12, 76.49}, 0.01);
-  expect([](int64_t t) { return gqa8_footprint(flash_shape(), t); }, {23.1, 46.2, 184.7}, 0.1,
+  expect([](int64_t t) { return gqa8_footprint(flash_config(), t); }, {23.1, 46.2, 184.7}, 0.1,
          {21.5, 43.0, 172.0}, 0.1);
-  EXPECT_ROUNDS_TO(static_cast<double>(gqa8_footprint(flash_shape(), k128K).kv_bytes()) / 1e9, 23.09, 0.01);
-  EXPECT_ROUNDS_TO(static_cast<double>(gqa8_footprint(flash_shape(), k256K).kv_bytes()) / 1e9, 46.17, 0.01);
-  EXPECT_ROUNDS_TO(static_cast<double>(gqa8_footprint(pro_shape(), k128K).kv_bytes()) / 1e9, 32.75, 0.01);
-  EXPECT_ROUNDS_TO(static_cast<double>(gqa8_footprint(pro_shape(), k256K).kv_bytes()) / 1e9, 65.50, 0.01);
-  expect([](int64_t t) { return gqa8_footprint(pro_shape(), t); }, {32.75, 65.50, 262.0}, 0.1,
+  EXPECT_ROUNDS_TO(static_cast<double>(gqa8_footprint(flash_config(), k128K).kv_bytes()) / 1e9, 23.09, 0.01);
+  EXPECT_ROUNDS_TO(static_cast<double>(gqa8_footprint(flash_config(), k256K).kv_bytes()) / 1e9, 46.17, 0.01);
+  EXPECT_ROUNDS_TO(static_cast<double>(gqa8_footprint(pro_config(), k128K).kv_bytes()) / 1e9, 32.75, 0.01);
+  EXPECT_ROUNDS_TO(static_cast<double>(gqa8_footprint(pro_config(), k256K).kv_bytes()) / 1e9, 65.50, 0.01);
+  expect([](int64_t t) { return gqa8_footprint(pro_config(), t); }, {32.75, 65.50, 262.0}, 0.1,
          {30.5, 61.0, 244.0}, 0.1);
 }
 
 TEST(Accounting, YardsticksCacheWhatTheirFormulasSayPerToken) {
   EXPECT_EQ(v3_2_footprint(1).kv_bytes_per_token(), 48068);
   EXPECT_EQ(v3_2_footprint(1, kV32LatentBf16).kv_bytes_per_token(), 78324);
-  EXPECT_EQ(gqa8_footprint(flash_shape(), 1).kv_bytes_per_token(), 4096 * 43);
-  EXPECT_EQ(gqa8_footprint(pro_shape(), 1).kv_bytes_per_token(), 4096 * 61);
-  EXPECT_EQ(mha_footprint(flash_shape(), 1).kv_bytes_per_token(), 4096 * 8 * 43);  // 64 heads
-  EXPECT_EQ(mha_footprint(pro_shape(), 1).kv_bytes_per_token(), 4096 * 16 * 61);   // 128 heads
+  EXPECT_EQ(gqa8_footprint(flash_config(), 1).kv_bytes_per_token(), 4096 * 43);
+  EXPECT_EQ(gqa8_footprint(pro_config(), 1).kv_bytes_per_token(), 4096 * 61);
+  EXPECT_EQ(mha_footprint(flash_config(), 1).kv_bytes_per_token(), 4096 * 8 * 43);  // 64 heads
+  EXPECT_EQ(mha_footprint(pro_config(), 1).kv_bytes_per_token(), 4096 * 16 * 61);   // 128 heads
 }
 
 TEST(Accounting, PublishedCacheRatiosAtOneMillionTokensHold) {
@@ -185,8 +142,8 @@ TEST(Accounting, PublishedCacheRatiosAtOneMillionTokensHold) {
   EXPECT_ROUNDS_TO(v3_2 / f, 13.67, 0.01);
   EXPECT_ROUNDS_TO(v3_2 / f, 13.7, 0.1);
   EXPECT_NEAR(v3_2 / p, 9.5, 0.05);  // the report's "9.5x" is 9.546 cut, not rounded
-  EXPECT_ROUNDS_TO(100 * f / static_cast<double>(gqa8_footprint(flash_shape(), k1M).kv_bytes()), 2.00, 0.01);
-  EXPECT_ROUNDS_TO(100 * p / static_cast<double>(gqa8_footprint(pro_shape(), k1M).kv_bytes()), 2.02, 0.01);
+  EXPECT_ROUNDS_TO(100 * f / static_cast<double>(gqa8_footprint(flash_config(), k1M).kv_bytes()), 2.00, 0.01);
+  EXPECT_ROUNDS_TO(100 * p / static_cast<double>(gqa8_footprint(pro_config(), k1M).kv_bytes()), 2.02, 0.01);
 }
 
 TEST(Accounting, DecodeFlopsMatchTheTable) {
@@ -267,25 +224,26 @@ TEST(Accounting, AnEntryCountsOnlyOnceItsGroupIsComplete) {
 
 TEST(Accounting, FullAttentionReadsEveryToken) {
   // 4 H D t a layer, beside what does not depend on t.
-  double growth = gqa8_footprint(flash_shape(), k1M).flops_per_token() -
-                  gqa8_footprint(flash_shape(), 0).flops_per_token();
+  double growth = gqa8_footprint(flash_config(), k1M).flops_per_token() -
+                  gqa8_footprint(flash_config(), 0).flops_per_token();
   EXPECT_DOUBLE_EQ(growth, 4.0 * 64 * 128 * k1M * 43);
-  EXPECT_EQ(gqa8_footprint(flash_shape(), k1M).flops.size(), mha_footprint(flash_shape(), k1M).flops.size());
-  EXPECT_DOUBLE_EQ(
-      mha_footprint(flash_shape(), 0).flops_per_token() - gqa8_footprint(flash_shape(), 0).flops_per_token(),
-      2.0 * 43 * 4096 * 2 * (64 - 8) * 128);  // the wider key and value projections
+  EXPECT_EQ(gqa8_footprint(flash_config(), k1M).flops.size(),
+            mha_footprint(flash_config(), k1M).flops.size());
+  EXPECT_DOUBLE_EQ(mha_footprint(flash_config(), 0).flops_per_token() -
+                       gqa8_footprint(flash_config(), 0).flops_per_token(),
+                   2.0 * 43 * 4096 * 2 * (64 - 8) * 128);  // the wider key and value projections
 }
 
 TEST(Accounting, SmallModelIsComparedWithItsOwnNumberOfHeads) {
-  ModelConfig c = flash_shape();
+  ModelConfig c = flash_config();
   c.num_heads = 4;
   EXPECT_EQ(gqa8_footprint(c, 1).kv_bytes(), mha_footprint(c, 1).kv_bytes());
   EXPECT_EQ(gqa8_footprint(c, 1).kv_bytes(), 2 * 4 * 128 * 2 * 43);
 }
 
 TEST(Accounting, EveryTermNamesItsFormula) {
-  for (const Footprint& f : {flash(k1M), v3_2_footprint(k1M), gqa8_footprint(flash_shape(), k1M),
-                             mha_footprint(flash_shape(), k1M)}) {
+  for (const Footprint& f : {flash(k1M), v3_2_footprint(k1M), gqa8_footprint(flash_config(), k1M),
+                             mha_footprint(flash_config(), k1M)}) {
     EXPECT_FALSE(f.source.empty()) << f.name;
     for (const ByteTerm& term : f.bytes) EXPECT_FALSE(term.formula.empty()) << f.name << " " << term.name;
     for (const FlopTerm& term : f.flops) EXPECT_FALSE(term.formula.empty()) << f.name << " " << term.name;
