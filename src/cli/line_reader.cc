@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <histedit.h>
 #include <langinfo.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +25,18 @@ std::string_view trimmed(std::string_view text) {
   size_t first = text.find_first_not_of(" \t\r");
   if (first == std::string_view::npos) return {};
   return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
+}
+
+// Waits until `fd` has something to read, or its end. False: Ctrl-C came first. It looks up ten times a
+// second, because the signal may be taken by another thread, or just before the wait, and then wakes nobody
+// here.
+bool await_input(int fd, const std::function<bool()>& interrupted) {
+  for (;;) {
+    if (interrupted && interrupted()) return false;
+    pollfd p = {fd, POLLIN, 0};
+    int ready = poll(&p, 1, interrupted ? 100 : -1);
+    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
+  }
 }
 
 }  // namespace
@@ -84,14 +97,8 @@ struct LineReader::Terminal {
 int LineReader::Terminal::read_char(EditLine* e, wchar_t* out) {
   Terminal* self = of(e);
   auto next = [self]() -> int {
-    for (;;) {
-      unsigned char byte = 0;
-      ssize_t n = ::read(self->fd, &byte, 1);
-      if (n == 1) return byte;
-      if (n == 0 || errno != EINTR) return -1;
-      if (*self->interrupted && (*self->interrupted)()) return -1;
-      el_resize(self->edit);  // the other signal that wakes a read is SIGWINCH
-    }
+    unsigned char byte = 0;
+    return await_input(self->fd, *self->interrupted) && ::read(self->fd, &byte, 1) == 1 ? byte : -1;
   };
   int lead = next();
   if (lead < 0) return 0;
@@ -103,6 +110,7 @@ int LineReader::Terminal::read_char(EditLine* e, wchar_t* out) {
     if (byte < 0) return 0;
     code = code << 6 | (byte & 0x3F);
   }
+  if (code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) code = 0xFFFD;
   *out = code;
   return 1;
 }
@@ -153,13 +161,12 @@ ReadOutcome LineReader::read_plain_line(std::string& line) {
       return ReadOutcome::kMessage;
     }
     searched_ = buffered_.size();
+    if (!await_input(fd_, interrupted_)) return ReadOutcome::kInterrupted;
     char chunk[65536];
     ssize_t n = ::read(fd_, chunk, sizeof(chunk));
     if (n > 0) {
       buffered_.append(chunk, static_cast<size_t>(n));
-    } else if (n < 0 && errno == EINTR) {
-      if (interrupted_ && interrupted_()) return ReadOutcome::kInterrupted;
-    } else {
+    } else if (n == 0 || errno != EINTR) {
       if (buffered_.empty()) return ReadOutcome::kEnd;
       line = std::move(buffered_);  // a last line without its end
       buffered_.clear();
@@ -171,6 +178,7 @@ ReadOutcome LineReader::read_plain_line(std::string& line) {
 
 ReadOutcome LineReader::read_line(std::string_view prompt, std::string& line) {
   if (!terminal_) return read_plain_line(line);
+  el_resize(terminal_->edit);  // the window may have changed while an answer was printed
   terminal_->prompt = prompt;
   int count = 0;
   const char* text = el_gets(terminal_->edit, &count);

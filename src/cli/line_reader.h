@@ -5,7 +5,8 @@
 // libedit, with a history that outlives the program; from a pipe or a file they are read plainly.
 //
 // The history file holds what people typed, so it is created readable by its owner alone.
-// Threading: one thread. Ctrl-C during a read comes back as kInterrupted if an InterruptGuard is alive.
+// Threading: one thread. Ctrl-C during a read, or one before it that nobody cleared, comes back as
+// kInterrupted if an InterruptGuard is alive.
 #pragma once
 
 #include <cstdint>

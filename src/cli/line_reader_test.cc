@@ -3,8 +3,12 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <pty.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -74,14 +78,7 @@ TEST(LineReader, CtrlCWhileWaitingDropsTheMessage) {
   LineReader reader(ends[0], "", [&] { return guard.interrupted(); });
   ASSERT_EQ(write(ends[1], "half\\\n", 6), 6);
   pthread_t self = pthread_self();
-  std::thread typist([&] {  // again and again: the first may come before read() waits
-    while (!guard.interrupted()) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      pthread_kill(self, SIGINT);
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    pthread_kill(self, SIGINT);
-  });
+  std::thread typist([&] { pthread_kill(self, SIGINT); });
   std::string message = "before";
   EXPECT_EQ(reader.read("> ", message), ReadOutcome::kInterrupted);
   typist.join();
@@ -91,6 +88,109 @@ TEST(LineReader, CtrlCWhileWaitingDropsTheMessage) {
   EXPECT_EQ(message, "whole");
   close(ends[0]);
   close(ends[1]);
+}
+
+// A child process reads messages at a pseudo-terminal, as `kvasir chat` would, and reports them through a
+// pipe.
+class TerminalChild {
+ public:
+  explicit TerminalChild(const std::string& history) {
+    int report[2];
+    EXPECT_EQ(pipe(report), 0);
+    pid_ = forkpty(&keyboard_, nullptr, nullptr, nullptr);
+    if (pid_ == 0) {
+      close(report[0]);
+      setenv("TERM", "xterm", 1);
+      read_all(history, report[1]);
+      _exit(0);
+    }
+    close(report[1]);
+    report_ = report[0];
+  }
+  ~TerminalChild() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    close(keyboard_);
+    close(report_);
+  }
+
+  // Waits for the next prompt (numbered, since editing redraws old ones), types, and returns what the child
+  // reports.
+  std::string type(const std::string& keys) {
+    await(keyboard_, std::to_string(++prompts_) + "> ", screen_);
+    screen_.clear();
+    await_raw_mode();
+    EXPECT_EQ(write(keyboard_, keys.data(), keys.size()), static_cast<ssize_t>(keys.size()));
+    std::string line;
+    await(report_, "\n", line);
+    return line;
+  }
+
+ private:
+  static void read_all(const std::string& history, int report) {
+    InterruptGuard guard(SecondInterrupt::kIsIgnored);
+    LineReader reader(STDIN_FILENO, history, [&] { return guard.interrupted(); });
+    for (int prompts = 1;; ++prompts) {
+      std::string message;
+      ReadOutcome outcome = reader.read(std::to_string(prompts) + "> ", message);
+      guard.clear();
+      std::string line = outcome == ReadOutcome::kEnd           ? "end\n"
+                         : outcome == ReadOutcome::kInterrupted ? "interrupted\n"
+                                                                : "said " + message + "\n";
+      if (write(report, line.data(), line.size()) < 0 || outcome == ReadOutcome::kEnd) return;
+    }
+  }
+  // libedit shows the prompt before it takes the terminal over; keys typed in between would be the line
+  // discipline's.
+  void await_raw_mode() {
+    termios mode = {};
+    for (int ms = 0; ms < 10'000; ++ms) {
+      if (tcgetattr(keyboard_, &mode) == 0 && !(mode.c_lflag & ICANON)) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    ADD_FAILURE() << "the terminal stays in line mode";
+  }
+  // Reads from `fd` into `seen` until `text` is there; gives up after ten seconds.
+  static void await(int fd, const std::string& text, std::string& seen) {
+    while (seen.find(text) == std::string::npos) {
+      pollfd p = {fd, POLLIN, 0};
+      char chunk[4096];
+      ssize_t n = poll(&p, 1, 10'000) == 1 ? ::read(fd, chunk, sizeof(chunk)) : -1;
+      if (n <= 0) {
+        ADD_FAILURE() << "waited for '" << text << "', saw '" << seen << "'";
+        return;
+      }
+      seen.append(chunk, static_cast<size_t>(n));
+    }
+  }
+
+  int keyboard_ = -1, report_ = -1;
+  int prompts_ = 0;
+  pid_t pid_ = -1;
+  std::string screen_;
+};
+
+TEST(LineReader, EditsLinesAtATerminalAndRemembersThem) {
+  auto dir = std::filesystem::temp_directory_path() / ("kvasir_terminal_test_" + std::to_string(getpid()));
+  std::string history = (dir / "kvasir" / "history").string();
+  {
+    TerminalChild child(history);
+    EXPECT_EQ(child.type("hello\n"), "said hello\n");
+    EXPECT_EQ(child.type("wxrld\x02\x02\x02\x02\x04o\n"), "said world\n")
+        << "four back, delete one, type one";
+    EXPECT_EQ(child.type("caf\xC3\xA9 \xF0\x9F\x98\x80\n"), "said caf\xC3\xA9 \xF0\x9F\x98\x80\n");
+    EXPECT_EQ(child.type("dropped\x03"), "interrupted\n");
+    EXPECT_EQ(child.type("\x10\x10\n"), "said world\n") << "two up in the history";
+    EXPECT_EQ(child.type("\x04"), "end\n");
+  }
+  struct stat file;
+  ASSERT_EQ(stat(history.c_str(), &file), 0);
+  EXPECT_EQ(file.st_mode & 07777, 0600u);
+  {
+    TerminalChild later(history);
+    EXPECT_EQ(later.type("\x10\x10\x10\x10\n"), "said hello\n") << "the history outlives the program";
+  }
+  std::filesystem::remove_all(dir);
 }
 
 TEST(LineReader, HistoryFileIsCreatedForItsOwnerOnly) {
