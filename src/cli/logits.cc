@@ -25,7 +25,7 @@ constexpr int64_t kDefaultChunk = 512;
 constexpr int64_t kMaxIdsBytes = int64_t{64} << 20;
 
 Result<std::vector<int32_t>> read_ids(const std::string& path, int64_t vocab) {
-  KVASIR_TRY(std::string text, read_file(path, kMaxIdsBytes));
+  KVASIR_TRY(std::string text, read_text_file(path, kMaxIdsBytes));
   KVASIR_TRY(JsonDocument json, JsonDocument::parse(text, path, {kMaxIdsBytes, 4}));
   simdjson::dom::array array;
   if (json.root().get(array) != simdjson::SUCCESS) {
@@ -185,15 +185,16 @@ class LogitsRun {
   }
 
   Status write() {
-    std::vector<OutputTensor> out;
+    std::vector<TensorToWrite> out;
+    std::vector<std::span<const std::byte>> bytes;
     auto add = [&](const std::string& name, const TapTensor& t) {
       std::vector<int64_t> shape = {t.rows()};
       if (t.columns > 0) shape.push_back(t.columns);
       if (name == "mtp.in" || (name.ends_with(".out") && t.columns == config_.hc * config_.dim)) shape = {t.rows(), config_.hc, config_.dim};
       if (t.columns == 0) shape = {static_cast<int64_t>(t.i32.size())};
       bool f32 = !t.f32.empty();
-      const void* data = f32 ? static_cast<const void*>(t.f32.data()) : t.i32.data();
-      out.push_back({name, f32 ? DType::kF32 : DType::kI32, shape, data});
+      out.push_back({name, f32 ? DType::kF32 : DType::kI32, shape});
+      bytes.push_back(f32 ? std::as_bytes(std::span(t.f32)) : std::as_bytes(std::span(t.i32)));
     };
     add("logits", logits_);
     TapTensor ids, rows;
@@ -202,7 +203,9 @@ class LogitsRun {
     add("ids", ids);
     add("rows", rows);
     for (const auto& [name, t] : tap_.tensors()) add(name, t);
-    return write_safetensors(options_.out_file, out);
+    KVASIR_TRY(SafetensorsWriter writer, SafetensorsWriter::create(options_.out_file, std::move(out)));
+    for (auto b : bytes) KVASIR_TRY_STATUS(writer.write(b));
+    return writer.finish();
   }
 
   const LogitsOptions& options_;
@@ -230,7 +233,7 @@ Status continue_greedily(const LogitsOptions& options, Session& session, const s
     return true;
   });
   if (!result) return result.error();
-  if (result->finish == FinishReason::kCancelled) return Error{ErrorCode::kCancelled, "interrupted"};
+  if (result->end == GenerationEnd::kCancelled) return Error{ErrorCode::kCancelled, "interrupted"};
   std::puts((text + "]").c_str());
   return {};
 }

@@ -28,6 +28,9 @@ struct Session {
 Result<std::unique_ptr<Session>> open_session(const std::string& dir, const ComputeOptions& compute, const RunnerOptions& options,
                                               ProgressSink* progress);
 
+// Tokens of a prefill step: large enough that every expert of a large model sees many rows.
+inline constexpr int64_t kPrefillChunk = 2048;
+
 // Ops for `compute`.
 Result<std::unique_ptr<Ops>> make_ops(const ComputeOptions& compute);
 

@@ -31,7 +31,7 @@ class Generation {
  private:
   bool interrupted() {
     if (!options_.interrupted || !options_.interrupted->load(std::memory_order_relaxed)) return false;
-    result_.finish = FinishReason::kCancelled;
+    result_.end = GenerationEnd::kCancelled;
     return true;
   }
 
@@ -121,16 +121,16 @@ class Generation {
   // Shows a token. False: it ended the generation.
   bool emit(const SampledToken& token) {
     if (std::find(options_.stop_ids.begin(), options_.stop_ids.end(), token.id) != options_.stop_ids.end()) {
-      result_.finish = FinishReason::kStop;
+      result_.end = GenerationEnd::kStop;
       return false;
     }
     ++result_.stats.generated_tokens;
     if (!on_token_(token)) {
-      result_.finish = FinishReason::kStop;
+      result_.end = GenerationEnd::kStop;
       return false;
     }
     if (result_.stats.generated_tokens >= options_.max_tokens) {
-      result_.finish = FinishReason::kLength;
+      result_.end = GenerationEnd::kLength;
       return false;
     }
     return true;

@@ -23,7 +23,7 @@ struct GenerationOptions {
   ProgressSink* progress = nullptr;     // prefill, in tokens; may be null
 };
 
-enum class FinishReason { kStop, kLength, kCancelled };
+enum class GenerationEnd { kStop, kLength, kCancelled };
 
 struct GenerationStats {
   int64_t prompt_tokens = 0;
@@ -35,7 +35,7 @@ struct GenerationStats {
 };
 
 struct GenerationResult {
-  FinishReason finish = FinishReason::kStop;
+  GenerationEnd end = GenerationEnd::kStop;
   GenerationStats stats;
 };
 

@@ -1,0 +1,148 @@
+#include "cli/text_session.h"
+
+#include <fmt/core.h>
+
+#include <filesystem>
+#include <random>
+
+#include "io/file.h"
+#include "model/accounting.h"
+
+namespace kvasir {
+namespace {
+
+constexpr int64_t kMaxPromptFileBytes = int64_t{256} << 20;
+
+std::string bytes_text(double bytes) {
+  const char* units[] = {"B", "kB", "MB", "GB", "TB"};
+  int u = 0;
+  while (bytes >= 1000 && u < 4) bytes /= 1000, ++u;
+  return fmt::format("{:.{}f} {}", bytes, u == 0 ? 0 : 2, units[u]);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TextSession>> TextSession::open(const std::string& dir, const ComputeOptions& compute, const RunnerOptions& options,
+                                                       ProgressSink* progress) {
+  std::string folder = dir;
+  if (folder.empty()) {
+    KVASIR_TRY(folder, bundled_model_dir());
+  }
+  KVASIR_TRY(Tokenizer tokenizer, Tokenizer::load(folder));
+  KVASIR_TRY(auto session, open_session(folder, compute, options, progress));
+  return std::unique_ptr<TextSession>(new TextSession(std::move(session), std::move(tokenizer)));
+}
+
+Status TextSession::check_ids(const std::vector<int32_t>& ids) const {
+  for (int32_t id : ids) {
+    if (id >= session_->config().vocab_size) {
+      return Error{ErrorCode::kInvalid, fmt::format("{}: tokenizer.json gives token id {}, the model has {} (vocab_size)", session_->dir, id,
+                                                    session_->config().vocab_size)};
+    }
+  }
+  return {};
+}
+
+Result<TextPrompt> TextSession::chat_prompt(const Conversation& conversation, ThinkChoice think) const {
+  RenderOptions options;
+  options.revision = session_->loaded.revision == ChatRevision::kB ? TemplateRevision::kB : TemplateRevision::kA;
+  options.thinking = think == ThinkChoice::kOff ? Thinking::kOff : Thinking::kOn;
+  options.effort = think == ThinkChoice::kMax ? Effort::kMax : think == ThinkChoice::kHigh ? Effort::kHigh : Effort::kNone;
+  KVASIR_TRY(RenderedPrompt rendered, render_chat(conversation, options));
+  TextPrompt prompt{tokenizer_.encode(rendered.text, rendered.protected_ranges), rendered.in_reasoning};
+  KVASIR_TRY_STATUS(check_ids(prompt.ids));
+  return prompt;
+}
+
+Result<TextPrompt> TextSession::raw_prompt(const std::string& text) const {
+  TextPrompt prompt{{session_->config().bos_id}, false};
+  std::vector<int32_t> ids = tokenizer_.encode(text);
+  prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
+  KVASIR_TRY_STATUS(check_ids(prompt.ids));
+  return prompt;
+}
+
+uint64_t fresh_seed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+Result<GenerationOptions> generation_options(const SamplingOptions& sampling, int64_t max_tokens, TextSession& session, uint64_t seed) {
+  GenerationOptions o;
+  o.sampling.temperature = static_cast<float>(sampling.temperature);
+  o.sampling.top_p = static_cast<float>(sampling.top_p);
+  o.sampling.top_k = sampling.top_k;
+  o.sampling.min_p = static_cast<float>(sampling.min_p);
+  o.sampling.seed = sampling.seed.value_or(seed);
+  o.sampling.top_logprobs = -1;
+  int64_t vocab = session.session().config().vocab_size;
+  for (auto [id, bias] : sampling.logit_bias) {
+    if (id >= vocab) {
+      return Error{ErrorCode::kInvalid, fmt::format("--logit-bias: token id {} is outside this model's vocabulary of {}", id, vocab)};
+    }
+    o.sampling.logit_bias.emplace_back(static_cast<int32_t>(id), bias);
+  }
+  o.max_tokens = max_tokens;
+  o.stop_ids = {session.eos_id()};
+  o.draft_tokens = sampling.draft == DraftChoice::kMtp ? 1 : 0;
+  return o;
+}
+
+AnswerText::AnswerText(const Tokenizer& tokenizer, bool chat, bool in_reasoning, std::vector<std::string> stop, Show show)
+    : tokenizer_(tokenizer),
+      chat_(chat),
+      detokenizer_(tokenizer),
+      parser_(OutputFormat{in_reasoning, ToolChoice::kAuto, {}}),
+      stop_(std::move(stop)),
+      show_(std::move(show)) {}
+
+bool AnswerText::push(int32_t id) {
+  if (tokenizer_.is_added(id)) {
+    take(detokenizer_.finish(), TextKind::kPlain);
+    take(tokenizer_.token_bytes(id), TextKind::kSpecial);
+  } else {
+    take(detokenizer_.push(id), TextKind::kPlain);
+  }
+  return !stop_.found();
+}
+
+void AnswerText::take(std::string_view text, TextKind kind) {
+  if (text.empty()) return;
+  show(chat_ ? parser_.push(text, kind) : std::vector<Delta>{{Delta::Kind::kContent, std::string(text), -1}});
+}
+
+void AnswerText::show(const std::vector<Delta>& deltas) {
+  for (const Delta& delta : deltas) {
+    std::string text = delta.kind == Delta::Kind::kContent ? stop_.push(delta.text) : delta.text;
+    if (!text.empty()) show_(delta.kind, text);
+  }
+}
+
+void AnswerText::finish() {
+  take(detokenizer_.finish(), TextKind::kPlain);
+  if (chat_) show(parser_.finish(EndCause::kStop));
+  std::string rest = stop_.finish();
+  if (!rest.empty()) show_(Delta::Kind::kContent, rest);
+}
+
+Result<std::string> file_for_prompt(const std::string& path) {
+  KVASIR_TRY(std::string text, read_text_file(path, kMaxPromptFileBytes));
+  return fmt::format("File: {}\n\n{}\n\n", path, text);
+}
+
+std::string statistics_line(const GenerationStats& s, TextSession& session, const Sequence& sequence) {
+  const ModelConfig& config = session.session().config();
+  int64_t context = std::max<int64_t>(1, sequence.length());
+  Footprint own = v4_footprint(config, context, CacheRows::stored(config, session.session().numerics));
+  auto rate = [](int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0; };
+  std::string line = fmt::format("prompt {} tokens at {:.1f}/s, {} generated at {:.1f}/s", s.prompt_tokens, rate(s.prompt_tokens, s.prefill_seconds),
+                                 s.generated_tokens, rate(s.generated_tokens - 1, s.decode_seconds));
+  if (s.drafted > 0) {
+    line += fmt::format(", drafts {} of {} accepted ({:.2f} tokens a step)", s.accepted, s.drafted,
+                        static_cast<double>(s.generated_tokens - 1) / static_cast<double>(s.decode_steps));
+  }
+  return line + fmt::format("; KV of {} tokens {} (GQA8 bf16: {})", context, bytes_text(static_cast<double>(own.kv_bytes())),
+                            bytes_text(static_cast<double>(gqa8_footprint(config, context).kv_bytes())));
+}
+
+}  // namespace kvasir
