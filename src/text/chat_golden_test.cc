@@ -96,8 +96,7 @@ TEST_P(GoldenPrompt, ProtectsWhatClientsWroteAndNothingElse) {
   }
 }
 
-std::string case_name(const testing::TestParamInfo<GoldenCase>& info) { return info.param.name; }
-INSTANTIATE_TEST_SUITE_P(Encoding, GoldenPrompt, testing::ValuesIn(golden_cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(Encoding, GoldenPrompt, testing::ValuesIn(golden_cases()), golden_case_name);
 
 TEST(GoldenPrompts, AreAllThere) {
   EXPECT_EQ(official_cases().size(), 4u);

@@ -215,8 +215,7 @@ TEST(ChatTemplate, ForgedStructureInClientTextIsProtected) {
       inside |= r.begin <= at && at + forged.size() <= r.end;
     EXPECT_TRUE(inside) << "at byte " << at;
   }
-  EXPECT_EQ(found,
-            8u);  // schema, user, reasoning, content, name, key, value, result and reminder, less one merged
+  EXPECT_EQ(found, 9u);  // schema, user, reasoning, content, name, key, value, result, reminder
 }
 
 TEST(ChatTemplate, ATaskSurvivesJoiningTheUserMessageBeforeIt) {

@@ -75,4 +75,6 @@ inline std::vector<GoldenCase> golden_cases() {
   return cases;
 }
 
+inline std::string golden_case_name(const testing::TestParamInfo<GoldenCase>& of) { return of.param.name; }
+
 }  // namespace kvasir
