@@ -11,14 +11,9 @@
 #include <vector>
 
 #include "text/bpe.h"
+#include "text/byte_range.h"
 
 namespace kvasir {
-
-// Bytes [begin, end) of a text.
-struct ByteRange {
-  size_t begin = 0;
-  size_t end = 0;
-};
 
 class AddedTokens {
  public:
