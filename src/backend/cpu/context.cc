@@ -39,8 +39,8 @@ void Scratch::rewind(size_t chunk, int64_t used) {
   chunk_ = chunk;
   used_ = used;
   if (chunk != 0 || used != 0 || chunks_.size() <= 1) return;
-  // Nothing is taken: one chunk of the whole size replaces the pieces, so that the next op of this size finds its
-  // memory in one place and allocates nothing.
+  // Nothing is taken: one chunk of the whole size replaces the pieces, so that the next op of this size finds
+  // its memory in one place and allocates nothing.
   int64_t bytes = held();
   chunks_.clear();
   auto whole = Buffer::make(bytes, "scratch of the CPU backend");

@@ -8,13 +8,7 @@
 #include <cstdint>
 
 #if defined(__AVX2__)
-#pragma GCC diagnostic push
-#if defined(__GNUC__) && !defined(__clang__)  // its headers start from an undefined vector, and -Wall says so
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 #endif
 
 namespace kvasir::cpu::KVASIR_ISA {

@@ -1,0 +1,35 @@
+// Linear layers of the CPU backend, and the choices that experts share with them.
+//
+// A result does not depend on the number of threads in any numerics. In kExact and kNative it does not depend
+// on the other rows of the call either; in kFast not while the call has at most kNarrowRows rows.
+#pragma once
+
+#include "backend/cpu/context.h"
+#include "backend/cpu/linear_kernels.h"
+#include "ops/linear.h"
+
+namespace kvasir::cpu {
+
+void linear(CpuContext& context, const LinearArgs& args);
+void grouped_linear(CpuContext& context, const GroupedLinearArgs& args);
+
+// Calls of up to this many rows use the kernels that share one decoding of the weights among eight rows.
+inline constexpr int64_t kNarrowRows = 8;
+
+// How a product of `rows` inputs is computed.
+Route choose_route(const CpuContext& context, LinearKind kind, WeightFormat format, int64_t rows);
+Stored stored_format(WeightFormat format);
+StoredRows stored_rows(const WeightMatrix& w);
+
+// Packed inputs of one call, in the context's scratch.
+struct PackedRows {
+  Route route;
+  uint8_t* data = nullptr;
+  int64_t stride = 0;  // bytes
+};
+PackedRows take_packed(CpuContext& context, Route route, WeightFormat format, int64_t rows, int64_t cols);
+// Packs `rows` rows, `x_stride` floats apart.
+PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, const float* x, int64_t x_stride,
+                     int64_t rows, int64_t cols);
+
+}  // namespace kvasir::cpu
