@@ -1,0 +1,452 @@
+// The scan of index keys: 64 keys at a time are expanded so that lanes are keys, scored for every query of
+// the task, and filtered against each query's running threshold; no row of scores is ever kept.
+//
+// FP4 values times two are integers of at most 12, so dots of 32 values are exact in int8 arithmetic. Keys
+// become unsigned by an offset, which the sums take back through the query's own sum. kNative keeps the
+// scale of every block of 32 and the official bf16 roundings; kFast brings a key's blocks to one scale (its
+// largest, exact for blocks within two octaves of it) and a query's head to int8 with one scale, so a dot is
+// one integer.
+#include "backend/cpu/indexer_kernels.h"
+
+#include "backend/cpu/attention_gemm.h"
+#include "backend/cpu/simd_codec.h"
+
+namespace kvasir::cpu::KVASIR_ISA {
+namespace {
+
+constexpr int kHeadTile = 4;
+constexpr int kVectors = kKeyGroup / kLanes;
+constexpr float kMinusInfinity = -__builtin_inff();
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+struct Carver {
+  std::byte* at;
+  template <class T>
+  T* take(int64_t count) {
+    T* p = reinterpret_cast<T*>(at);
+    at += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return p;
+  }
+};
+
+struct Key {
+  const uint8_t* data;
+  const uint8_t* scale;
+};
+
+Key key_at(const IndexCall& call, int64_t entry) {
+  std::byte* page = call.pages[entry / call.keys.rows_per_page];
+  int64_t r = entry % call.keys.rows_per_page;
+  return {reinterpret_cast<const uint8_t*>(page + call.keys.data_offset) + r * call.data_bytes,
+          reinterpret_cast<const uint8_t*>(page + call.keys.scale_offset) + r * call.scale_bytes};
+}
+
+// Codes of e2m1 nibbles as unsigned bytes: 2 * value * 2^(shift - class) + offset, rounded to even, for
+// classes (octaves below the key's largest scale) 0 to 7.
+struct CodeTable {
+  alignas(64) uint8_t code[128];
+  constexpr CodeTable(int shift, int offset, bool classes) : code() {
+    constexpr int kTwice[8] = {0, 1, 2, 3, 4, 6, 8, 12};
+    for (int c = 0; c < 8; ++c) {
+      for (int n = 0; n < 16; ++n) {
+        int v = kTwice[n & 7] << shift, down = classes ? c : 0;
+        int q = v >> down, rest = v & ((1 << down) - 1), half = down > 0 ? 1 << (down - 1) : 0;
+        if (down > 0 && (rest > half || (rest == half && (q & 1)))) ++q;
+        code[16 * c + n] = static_cast<uint8_t>(offset + (n & 8 ? -q : q));
+      }
+    }
+  }
+};
+
+constexpr int kNativeOffset = 12, kFastShift = 2, kFastOffset = 48;
+constexpr CodeTable kNativeCodes(0, kNativeOffset, false);
+constexpr CodeTable kFastCodes(kFastShift, kFastOffset, true);
+
+// A group of FP4 keys: panel[step][key][4] bytes, where steps 2u and 2u+1 hold the even and the odd of dims
+// 8u..8u+7 (so that a byte's two nibbles need no shuffling). classes[block][key] is 0..7.
+void expand_keys(const Key* keys, int64_t dim, const uint8_t (*classes)[kKeyGroup], const uint8_t* table,
+                 uint8_t* panel) {
+  int64_t units = dim / 8;
+#if defined(__AVX512VBMI__)
+  for (int c = 0; c < kKeyGroup; c += kLanes) {
+    for (int64_t u0 = 0; u0 < units; u0 += kLanes) {
+      int n = units - u0 < kLanes ? static_cast<int>(units - u0) : kLanes;
+      I32 square[kLanes];
+      for (int i = 0; i < kLanes; ++i) square[i] = load_units(keys[c + i].data + 4 * u0, n);
+      transpose(square);
+      for (int u = 0; u < n; ++u) {
+        I32 octave = (load_u8(classes[(u0 + u) / 4] + c) << 4) * 0x01010101;
+        I32 even = (square[u] & 0x0f0f0f0f) | octave, odd = ((square[u] >> 4) & 0x0f0f0f0f) | octave;
+        I32* out = reinterpret_cast<I32*>(panel + (2 * (u0 + u) * kKeyGroup + c) * 4);
+        out[0] = look_up(table, even);
+        out[kVectors] = look_up(table, odd);
+      }
+    }
+  }
+#else
+  for (int c = 0; c < kKeyGroup; ++c) {
+    for (int64_t u = 0; u < units; ++u) {
+      const uint8_t* row = table + 16 * classes[u / 4][c];
+      for (int i = 0; i < 4; ++i) {
+        uint8_t byte = keys[c].data[4 * u + i];
+        panel[(2 * u * kKeyGroup + c) * 4 + i] = row[byte & 15];
+        panel[((2 * u + 1) * kKeyGroup + c) * 4 + i] = row[byte >> 4];
+      }
+    }
+  }
+#endif
+}
+
+// The order in which expand_keys leaves dims: position 8u + i holds dim 8u + order[i].
+constexpr int kDimOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+
+// Query rows as bytes in the panel's dim order; heads are padded to a multiple of kHeadTile with zeros.
+struct QueryBytes {
+  int8_t* values;   // [queries][heads][dim]
+  int32_t* offset;  // [queries][heads][blocks]: what takes the keys' offset back
+  float* scale;     // [queries][heads][blocks]
+  float* weight;    // [queries][heads]
+};
+
+struct Int8Scan {
+  const IndexCall& call;
+  int64_t heads, blocks;  // padded heads; blocks of 32 (kNative) or 1 (kFast) with their own offset and scale
+  QueryBytes q;
+  uint8_t* panel;    // [dim/4][kKeyGroup][4]
+  float* key_scale;  // [blocks][kKeyGroup]
+
+  static Int8Scan carve(const IndexCall& call, int64_t queries, std::byte* scratch, int64_t* bytes) {
+    int64_t heads = round_up(call.heads, kHeadTile),
+            blocks = call.numerics == Numerics::kNative ? call.dim / 32 : 1;
+    Carver c{scratch};
+    QueryBytes q{c.take<int8_t>(queries * heads * call.dim), c.take<int32_t>(queries * heads * blocks),
+                 c.take<float>(queries * heads * blocks), c.take<float>(queries * heads)};
+    auto* panel = c.take<uint8_t>(int64_t{kKeyGroup} * call.dim);
+    auto* key_scale = c.take<float>(blocks * kKeyGroup);
+    if (bytes != nullptr) *bytes = c.at - scratch;
+    return {call, heads, blocks, q, panel, key_scale};
+  }
+
+  void load_query(int64_t slot, int64_t token) const {
+    for (int64_t h = 0; h < heads; ++h) {
+      int64_t row = slot * heads + h;
+      int8_t* values = q.values + row * call.dim;
+      if (h >= call.heads) {
+        __builtin_memset(values, 0, call.dim);
+        for (int64_t b = 0; b < blocks; ++b) {
+          q.offset[row * blocks + b] = 0;
+          q.scale[row * blocks + b] = 0.f;
+        }
+        q.weight[row] = 0.f;
+        continue;
+      }
+      const float* x = call.q + token * call.q_token + h * call.q_head;
+      int64_t width = call.dim / blocks;
+      for (int64_t b = 0; b < blocks; ++b) {
+        float unit = call.numerics == Numerics::kNative ? native_unit(x + b * width, width)
+                                                        : fast_unit(x + b * width, width);
+        float inverse = unit > 0.f ? 1.f / unit : 0.f;
+        int32_t total = 0;
+        for (int64_t i = 0; i < width; ++i) {
+          float v = x[b * width + i / 8 * 8 + kDimOrder[i % 8]] * inverse;
+          int32_t code = static_cast<int32_t>(v < 0 ? v - 0.5f : v + 0.5f);
+          values[b * width + i] = static_cast<int8_t>(code);
+          total += code;
+        }
+        q.offset[row * blocks + b] =
+            -total * (call.numerics == Numerics::kNative ? kNativeOffset : kFastOffset);
+        q.scale[row * blocks + b] = unit;
+      }
+      float w = call.weight[token * call.weight_token + h];
+      q.weight[row] = call.numerics == Numerics::kNative ? w : w * q.scale[row * blocks];
+    }
+  }
+
+  // Half of the block's FP4 scale: values that FP4 has kept are whole multiples of it, at most 12.
+  static float native_unit(const float* x, int64_t n) {
+    return 0.5f * scale_value(scale_byte(amax_of(x, static_cast<int>(n), 6 * 0x1p-126f), 6.f));
+  }
+  static float fast_unit(const float* x, int64_t n) { return amax_of(x, static_cast<int>(n), 0.f) / 127.f; }
+
+  void load_keys(const Key* keys) const {
+    uint8_t classes[16][kKeyGroup];  // dim <= 512
+    int64_t dim_blocks = call.dim / 32;
+    if (call.numerics == Numerics::kNative) {
+      for (int64_t b = 0; b < dim_blocks; ++b) {
+        for (int c = 0; c < kKeyGroup; ++c) {
+          classes[b][c] = 0;
+          key_scale[b * kKeyGroup + c] = 0.5f * scale_value(keys[c].scale[b]);
+        }
+      }
+      expand_keys(keys, call.dim, classes, kNativeCodes.code, panel);
+      return;
+    }
+    for (int c = 0; c < kKeyGroup; ++c) {
+      uint8_t top = 0;
+      for (int64_t b = 0; b < dim_blocks; ++b) top = keys[c].scale[b] > top ? keys[c].scale[b] : top;
+      for (int64_t b = 0; b < dim_blocks; ++b) {
+        int down = top - keys[c].scale[b];
+        classes[b][c] = static_cast<uint8_t>(down < 7 ? down : 7);
+      }
+      key_scale[c] = scale_value(top) * (0.5f / (1 << kFastShift));
+    }
+    expand_keys(keys, call.dim, classes, kFastCodes.code, panel);
+  }
+
+  // scores[key] of one query against the loaded keys.
+  void score(int64_t slot, float* scores) const {
+    if (call.numerics == Numerics::kNative) {
+      constexpr int kWide = kVectors < 2 ? kVectors : 2;
+      for (int v = 0; v < kVectors; v += kWide) score_native<kWide>(slot, v, scores);
+    } else {
+      constexpr int kWide = kLanes == 16 ? 4 : 2;
+      for (int v = 0; v < kVectors; v += kWide) score_fast<kWide>(slot, v, scores);
+    }
+  }
+
+  // Adds the products of steps [begin, end) of four heads from `row` on to acc.
+  template <int kWide>
+  void add_steps(int64_t row, int vector, int64_t begin, int64_t end, I32 (&acc)[kHeadTile][kWide]) const {
+    const int8_t* values = q.values + row * call.dim;
+    for (int64_t s = begin; s < end; ++s) {
+      I32 key[kWide];
+      for (int j = 0; j < kWide; ++j)
+        key[j] = load_as<I32>(panel + (s * kKeyGroup + (vector + j) * kLanes) * 4);
+      for (int h = 0; h < kHeadTile; ++h) {
+        int32_t four;
+        __builtin_memcpy(&four, values + h * call.dim + 4 * s, 4);
+        for (int j = 0; j < kWide; ++j) acc[h][j] = dot_bytes(acc[h][j], key[j], four);
+      }
+    }
+  }
+
+  template <int kWide>
+  void score_fast(int64_t slot, int vector, float* scores) const {
+    F32 total[kWide];
+    for (F32& t : total) t = splat(0.f);
+    for (int64_t h0 = 0; h0 < heads; h0 += kHeadTile) {
+      int64_t row = slot * heads + h0;
+      I32 acc[kHeadTile][kWide];
+      for (int h = 0; h < kHeadTile; ++h)
+        for (int j = 0; j < kWide; ++j) acc[h][j] = splat(q.offset[row + h]);
+      add_steps<kWide>(row, vector, 0, call.dim / 4, acc);
+      for (int h = 0; h < kHeadTile; ++h) {
+        for (int j = 0; j < kWide; ++j) {
+          I32 dot = acc[h][j] & ~(acc[h][j] >> 31);  // relu
+          total[j] = fma(to_float(dot), splat(q.weight[row + h]), total[j]);
+        }
+      }
+    }
+    for (int j = 0; j < kWide; ++j) {
+      int at = (vector + j) * kLanes;
+      store(scores + at, total[j] * load(key_scale + at) + splat(0.f));  // + 0: no negative zero among ties
+    }
+  }
+
+  template <int kWide>
+  void score_native(int64_t slot, int vector, float* scores) const {
+    F32 total[kWide];
+    for (F32& t : total) t = splat(0.f);
+    for (int64_t h0 = 0; h0 < heads; h0 += kHeadTile) {
+      int64_t row = slot * heads + h0;
+      F32 dot[kHeadTile][kWide];
+      for (auto& d : dot)
+        for (F32& x : d) x = splat(0.f);
+      for (int64_t b = 0; b < blocks; ++b) {
+        I32 acc[kHeadTile][kWide];
+        for (int h = 0; h < kHeadTile; ++h)
+          for (int j = 0; j < kWide; ++j) acc[h][j] = splat(q.offset[(row + h) * blocks + b]);
+        add_steps<kWide>(row, vector, 8 * b, 8 * b + 8, acc);
+        for (int h = 0; h < kHeadTile; ++h) {
+          F32 unit = splat(q.scale[(row + h) * blocks + b]);
+          for (int j = 0; j < kWide; ++j) {
+            F32 scale = load(key_scale + b * kKeyGroup + (vector + j) * kLanes) * unit;  // powers of two
+            dot[h][j] = fma(to_float(acc[h][j]), scale, dot[h][j]);
+          }
+        }
+      }
+      for (int h = 0; h < kHeadTile; ++h)
+        for (int j = 0; j < kWide; ++j)
+          total[j] += round_bf16(max(splat(0.f), round_bf16(dot[h][j])) * splat(q.weight[row + h]));
+    }
+    for (int j = 0; j < kWide; ++j) store(scores + (vector + j) * kLanes, round_bf16(total[j]) + splat(0.f));
+  }
+};
+
+// f32 keys and queries: S by the attention product, then the weighted sum over heads.
+struct FloatScan {
+  const IndexCall& call;
+  float* q;       // [queries][heads][dim]
+  float* weight;  // [queries][heads]
+  float* rows;    // [kKeyGroup][dim]
+  float* panel;   // [dim][kKeyGroup]
+  float* dots;    // [heads][kKeyGroup]
+
+  static FloatScan carve(const IndexCall& call, int64_t queries, std::byte* scratch, int64_t* bytes) {
+    Carver c{scratch};
+    FloatScan s{call,
+                c.take<float>(queries * call.heads * call.dim),
+                c.take<float>(queries * call.heads),
+                c.take<float>(int64_t{kKeyGroup} * call.dim),
+                c.take<float>(int64_t{kKeyGroup} * call.dim),
+                c.take<float>(int64_t{kKeyGroup} * call.heads)};
+    if (bytes != nullptr) *bytes = c.at - scratch;
+    return s;
+  }
+
+  void load_query(int64_t slot, int64_t token) const {
+    for (int64_t h = 0; h < call.heads; ++h) {
+      __builtin_memcpy(q + (slot * call.heads + h) * call.dim,
+                       call.q + token * call.q_token + h * call.q_head, 4 * call.dim);
+      weight[slot * call.heads + h] = call.weight[token * call.weight_token + h];
+    }
+  }
+
+  void load_keys(const Key* keys) const {
+    for (int c = 0; c < kKeyGroup; ++c) {
+      if (call.quantised) {
+        decode_key(keys[c].data, keys[c].scale, call.dim, rows + c * call.dim);
+      } else {
+        __builtin_memcpy(rows + c * call.dim, keys[c].data, 4 * call.dim);
+      }
+    }
+    for (int c = 0; c < kKeyGroup; c += kLanes) {
+      for (int64_t e = 0; e < call.dim; e += kLanes) {  // dim is a multiple of 32
+        I32 square[kLanes];
+        for (int i = 0; i < kLanes; ++i) square[i] = load_as<I32>(rows + (c + i) * call.dim + e);
+        transpose(square);
+        for (int i = 0; i < kLanes; ++i)
+          __builtin_memcpy(panel + (e + i) * kKeyGroup + c, &square[i], sizeof(I32));
+      }
+    }
+  }
+
+  void score(int64_t slot, float* scores) const {
+    Product p{reinterpret_cast<const uint32_t*>(q + slot * call.heads * call.dim),
+              call.dim,
+              reinterpret_cast<const uint32_t*>(panel),
+              kKeyGroup,
+              dots,
+              kKeyGroup,
+              nullptr};
+    product<UnitF32>(p, call.heads, kKeyGroup, call.dim, From::kZero);
+    for (int c = 0; c < kKeyGroup; c += kLanes) {
+      F32 total = splat(0.f);
+      for (int64_t h = 0; h < call.heads; ++h)
+        total =
+            fma(max(splat(0.f), load(dots + h * kKeyGroup + c)), splat(weight[slot * call.heads + h]), total);
+      store(scores + c, total + splat(0.f));
+    }
+  }
+};
+
+// A float's bits as an int that orders the same way (no NaN among candidates).
+I32 ordered(F32 v) {
+  I32 u = as_int(v);
+  return u ^ ((u >> 31) & 0x7fffffff);
+}
+
+// The topk-th largest score: its bits are found from the top, by counting how many scores reach each guess.
+int32_t kth_largest(const IndexCandidates& best, int64_t topk) {
+  auto reach = [&](int32_t guess) {
+    I32 n = splat(0);
+    for (int64_t i = 0; i < best.count; i += kLanes) n -= ordered(load(best.scores + i)) >= guess;
+    int64_t total = 0;
+    for (int i = 0; i < kLanes; ++i) total += n[i];
+    return total;
+  };
+  uint32_t kth = 0;  // offset by 2^31, so that all ints are tried in order
+  for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
+    if (reach(static_cast<int32_t>((kth | bit) ^ 0x80000000u)) >= topk) kth |= bit;
+  }
+  return static_cast<int32_t>(kth ^ 0x80000000u);
+}
+
+void shrink(IndexCandidates& best, int64_t topk) {
+  if (best.count <= topk) return;
+  for (int64_t i = best.count; i < round_up(best.count, kLanes); ++i) best.scores[i] = kMinusInfinity;
+  int32_t kth = kth_largest(best, topk);
+  int64_t above = 0, kept = 0;
+  for (int64_t i = 0; i < best.count; i += kLanes)
+    above += __builtin_popcount(mask_bits(ordered(load(best.scores + i)) > kth));
+  int64_t equal = topk - above;  // of those that equal it, the first
+  for (int64_t i = 0; i < best.count; ++i) {
+    int32_t u;
+    __builtin_memcpy(&u, best.scores + i, 4);
+    u ^= (u >> 31) & 0x7fffffff;
+    if (u < kth || (u == kth && equal-- <= 0)) continue;
+    best.scores[kept] = best.scores[i];
+    best.entries[kept++] = best.entries[i];
+  }
+  best.count = kept;
+  int32_t bits = kth ^ ((kth >> 31) & 0x7fffffff);
+  __builtin_memcpy(&best.threshold, &bits, 4);
+}
+
+// Adds those of `n` scores, of entries from `base` on, that are above the threshold.
+void filter(const float* scores, int64_t n, int64_t base, int64_t topk, IndexCandidates& best) {
+  F32 threshold = splat(best.threshold);
+  I32 number = lane_numbers();
+  for (int64_t i = 0; i < n; i += kLanes) {
+    F32 v = load(scores + i);
+    I32 lane = number + splat(static_cast<int32_t>(i));
+    uint32_t bits = mask_bits((v > threshold) & (lane < static_cast<int32_t>(n)));
+    if (bits == 0) continue;
+    store_packed(best.scores + best.count, v, bits);
+    store_packed(best.entries + best.count, lane + splat(static_cast<int32_t>(base)), bits);
+    best.count += __builtin_popcount(bits);
+  }
+  if (best.count >= 2 * topk) shrink(best, topk);
+}
+
+template <class Scan>
+void scan_keys(const Scan& s, const IndexCall& call, int64_t q0, int64_t q1, int64_t begin, int64_t end,
+               IndexCandidates* best) {
+  for (int64_t t = q0; t < q1; ++t) {
+    s.load_query(t - q0, t);
+    best[t - q0].count = 0;
+    best[t - q0].threshold = kMinusInfinity;
+  }
+  float scores[kKeyGroup];
+  Key keys[kKeyGroup];
+  for (int64_t base = begin; base < end && base < call.visible[q1 - 1]; base += kKeyGroup) {
+    int64_t last = call.visible[q1 - 1] - 1;
+    for (int64_t c = 0; c < kKeyGroup; ++c) keys[c] = key_at(call, base + c < last ? base + c : last);
+    s.load_keys(keys);
+    for (int64_t t = q0; t < q1; ++t) {
+      int64_t n = call.visible[t] < end ? call.visible[t] - base : end - base;
+      if (n <= 0 || call.visible[t] <= call.topk) continue;
+      s.score(t - q0, scores);
+      filter(scores, n < kKeyGroup ? n : kKeyGroup, base, call.topk, best[t - q0]);
+    }
+  }
+}
+
+bool in_bytes(const IndexCall& call) { return call.quantised && call.numerics != Numerics::kExact; }
+
+void scan(const IndexCall& call, int64_t q0, int64_t q1, int64_t begin, int64_t end, IndexCandidates* best,
+          std::byte* scratch) {
+  if (in_bytes(call)) {
+    scan_keys(Int8Scan::carve(call, q1 - q0, scratch, nullptr), call, q0, q1, begin, end, best);
+  } else {
+    scan_keys(FloatScan::carve(call, q1 - q0, scratch, nullptr), call, q0, q1, begin, end, best);
+  }
+}
+
+int64_t scratch_bytes(const IndexCall& call, int64_t queries) {
+  int64_t bytes = 0;
+  if (in_bytes(call)) {
+    Int8Scan::carve(call, queries, nullptr, &bytes);
+  } else {
+    FloatScan::carve(call, queries, nullptr, &bytes);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+extern const IndexerKernels indexer_kernels;
+const IndexerKernels indexer_kernels = {scratch_bytes, scan, shrink};
+
+}  // namespace kvasir::cpu::KVASIR_ISA
