@@ -59,7 +59,7 @@ class Checkpoint {
   const std::vector<std::shared_ptr<SafetensorsFile>>& files() const { return files_; }
   const std::string& listing() const {
     return listing_;
-  }                       // the index, or the one file: where a tensor is missed
+  }  // the index, or the one file: where a tensor is missed
   int64_t bytes() const;  // of all tensors
 
  private:

@@ -174,7 +174,15 @@ class Keys {
     Keys inner(o, fmt::format("{}: {}", where_, key));
     inner.error_ = error_;
     inner.failed_ = failed_;
+    if (!error_) inner.refuse_duplicates();
     return inner;
+  }
+  // simdjson gives the first of two equal keys, others the last: better not to guess.
+  void refuse_duplicates() {
+    std::set<std::string_view> seen;
+    for (auto field : object_) {
+      if (!seen.insert(field.key).second) fail(fmt::format("key {} appears twice", printable(field.key)));
+    }
   }
   void adopt(const Keys& inner) {
     if (!error_ && inner.error_) error_ = true, failed_ = inner.failed_;
@@ -198,13 +206,6 @@ class Keys {
   bool error_ = false;
   Error failed_;
 };
-
-void check_duplicates(Keys& keys) {
-  std::set<std::string_view> seen;
-  for (auto field : keys.raw()) {
-    if (!seen.insert(field.key).second) keys.fail(fmt::format("key {} appears twice", printable(field.key)));
-  }
-}
 
 // Names the architecture when it is one that kvasir knows of and cannot run.
 void check_architecture(Keys& keys) {
@@ -417,6 +418,7 @@ void read_rope(Keys& k, ModelConfig& c) {
   }
   Keys parameters = k.child("rope_parameters");
   Keys main = parameters.child("main");
+  if (main.has("rope_type")) main.expect_text("rope_type", "default");
   c.rope_theta = main.number("rope_theta");
   parameters.adopt(main);
   Keys compress = parameters.child("compress");
@@ -475,7 +477,7 @@ Result<ModelConfig> parse_config(std::string_view json, const std::string& where
   }
   Keys k(root, where);
   ModelConfig c;
-  check_duplicates(k);
+  k.refuse_duplicates();
   if (!k.failed()) check_architecture(k);
   if (!k.failed()) read_sizes(k, c);
   if (!k.failed()) read_scalars(k, c);

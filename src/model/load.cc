@@ -50,8 +50,8 @@ bool aligned(const void* p, int64_t bytes) {
 
 class Binder {
  public:
-  Binder(const Checkpoint& checkpoint, Model& model, std::vector<std::string>& notes)
-      : checkpoint_(checkpoint), memory_(model), notes_(notes), used_(checkpoint.tensors().size(), false) {}
+  Binder(const Checkpoint& checkpoint, Model& model)
+      : checkpoint_(checkpoint), memory_(model), used_(checkpoint.tensors().size(), false) {}
 
   Status bind(const TensorEntry& entry, int64_t num_experts) {
     KVASIR_TRY(MatchedTensor found, match_tensor(entry, checkpoint_));
@@ -71,6 +71,13 @@ class Binder {
   }
 
   const std::vector<bool>& used() const { return used_; }
+
+  void note_copies(std::vector<std::string>& notes) const {
+    if (copied_ == 0) return;
+    notes.push_back(
+        fmt::format("{}: not aligned in its file; {} such matrices, {} bytes, were copied to memory",
+                    first_copied_, copied_, copied_bytes_));
+  }
 
   Result<View<const float, 1>> own(const std::vector<float>& values) {
     int64_t bytes = static_cast<int64_t>(values.size()) * 4;
@@ -92,8 +99,8 @@ class Binder {
     KVASIR_TRY(std::byte * copy, memory_.allocate(found.weight.bytes));
     std::memcpy(copy, found.weight.data, static_cast<size_t>(found.weight.bytes));
     slot.data = copy;
-    notes_.push_back(fmt::format("{}: not aligned to {} bytes in the file, copied to memory ({} bytes)",
-                                 found.weight.where(), element, found.weight.bytes));
+    if (copied_++ == 0) first_copied_ = found.weight.where();
+    copied_bytes_ += found.weight.bytes;
     return {};
   }
 
@@ -141,8 +148,10 @@ class Binder {
 
   const Checkpoint& checkpoint_;
   OwnedMemory memory_;
-  std::vector<std::string>& notes_;
   std::vector<bool> used_;  // by Checkpoint::tensors()
+  int64_t copied_ = 0;      // matrices that the file misaligns
+  int64_t copied_bytes_ = 0;
+  std::string first_copied_;
 };
 
 Status bind_inv_freq(Binder& binder, Model& model) {
@@ -187,7 +196,7 @@ void prefetch(const Checkpoint& checkpoint, const std::vector<bool>& used, Progr
                     checkpoint.listing(), total, memory));
     return;
   }
-  std::stable_sort(wanted.begin(), wanted.end(), [](const auto& a, const auto& b) {
+  std::sort(wanted.begin(), wanted.end(), [](const auto& a, const auto& b) {
     return a.file != b.file ? a.file->file().path() < b.file->file().path() : a.info->begin < b.info->begin;
   });
   if (progress) progress->begin("reading weights", ProgressUnit::kBytes, total);
@@ -218,10 +227,11 @@ Result<LoadedModel> load_checkpoint(const std::string& dir, const LoadOptions& o
   out.notes = opened.notes;
   out.model.config = opened.config;
   shape_model(out.model);
-  Binder binder(opened.checkpoint, out.model, out.notes);
+  Binder binder(opened.checkpoint, out.model);
   for (const TensorEntry& entry : list_tensors(out.model))
     KVASIR_TRY_STATUS(binder.bind(entry, opened.config.num_experts));
   KVASIR_TRY_STATUS(bind_inv_freq(binder, out.model));
+  binder.note_copies(out.notes);
   note_unknown(opened, binder.used(), out.notes);
   if (options.prefetch) prefetch(opened.checkpoint, binder.used(), options.progress, out.notes);
   for (const auto& file : opened.checkpoint.files()) out.model.storage.push_back(file);

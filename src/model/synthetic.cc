@@ -56,28 +56,34 @@ struct Tables {
 
 double normal_cdf(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
 
-// z with cdf(z) = (i + 1/2) / n, by bisection on the upper half and by symmetry on the lower.
-double normal_quantile(size_t i, size_t n) {
-  if (2 * i + 1 < n) return -normal_quantile(n - 1 - i, n);
-  double target = (static_cast<double>(i) + 0.5) / static_cast<double>(n), low = 0, high = 8;
-  for (int step = 0; step < 40; ++step) {
-    double middle = (low + high) / 2;
-    (normal_cdf(middle) < target ? low : high) = middle;
+// The n quantiles z with cdf(z) = (i + 1/2) / n, ascending; n is even. Newton steps from one to the next
+// over the upper half, symmetry for the lower.
+std::vector<float> normal_quantiles(size_t n) {
+  std::vector<float> out(n);
+  double z = 0;
+  for (size_t i = n / 2; i < n; ++i) {
+    double target = (static_cast<double>(i) + 0.5) / static_cast<double>(n);
+    for (int step = 0; step < 5; ++step) {
+      double density = std::exp(-z * z / 2) / std::sqrt(2 * M_PI);
+      z += (target - normal_cdf(z)) / density;
+    }
+    out[i] = static_cast<float>(z);
+    out[n - 1 - i] = -out[i];
   }
-  return (low + high) / 2;
+  return out;
 }
 
 std::unique_ptr<Tables> make_tables() {
   auto t = std::make_unique<Tables>();
+  const std::vector<float> fine = normal_quantiles(kDraws), coarse = normal_quantiles(256);
   for (size_t i = 0; i < kDraws; ++i) {
-    float z = static_cast<float>(normal_quantile(i, kDraws));
+    float z = fine[i];
     t->normal[i] = z;
     t->bf16s[i] = to_bf16(z).bits;
     t->e4m3[i] = float_to_e4m3(z * kFp8Sigma);
   }
   std::array<uint8_t, 256> nibble;
-  for (size_t i = 0; i < 256; ++i)
-    nibble[i] = float_to_e2m1(static_cast<float>(normal_quantile(i, 256)) * kFp4Sigma);
+  for (size_t i = 0; i < 256; ++i) nibble[i] = float_to_e2m1(coarse[i] * kFp4Sigma);
   for (size_t i = 0; i < kDraws; ++i) t->fp4[i] = static_cast<uint8_t>(nibble[i & 255] | nibble[i >> 8] << 4);
   return t;
 }
@@ -111,14 +117,14 @@ Spread spread_of(const TensorEntry& e) {
   return {0.f, 0.5f};  // sinks, ape, hyper-connection bases
 }
 
-enum class Fill : uint8_t { kBf16, kFp8, kFp8Scale, kFp4, kFp4Scale, kF32, kTable };
+enum class Fill : uint8_t { kBf16, kFp8, kFp8Scale, kFp4, kFp4Scale, kF32, kF32OfBf16, kTable };
 
 // One tensor's storage: where its bytes go and what they are.
 struct Region {
   Fill fill;
   int64_t bytes;
   int64_t cols;   // of the matrix it belongs to
-  Spread spread;  // kF32
+  Spread spread;  // kF32, kF32OfBf16
   std::byte* data = nullptr;
 };
 
@@ -154,8 +160,13 @@ class Drawer {
                     [&](uint16_t i) { return static_cast<uint8_t>(top - (i & 1)); });
       }
       case Fill::kF32:
-        return draw(random, reinterpret_cast<float*>(out), count / 4,
-                    [&](uint16_t i) { return r.spread.mean + r.spread.sigma * t.normal[i]; });
+      case Fill::kF32OfBf16: {
+        bool round = r.fill == Fill::kF32OfBf16;
+        return draw(random, reinterpret_cast<float*>(out), count / 4, [&](uint16_t i) {
+          float value = r.spread.mean + r.spread.sigma * t.normal[i];
+          return round ? round_bf16(value) : value;
+        });
+      }
       case Fill::kTable:
         return fill_table(random, reinterpret_cast<int32_t*>(out), count / (4 * r.cols), r.cols);
     }
@@ -188,6 +199,7 @@ std::vector<Region> regions_of(const TensorEntry& e) {
   int64_t n = e.parameters();
   switch (e.kind) {
     case TensorKind::kBf16Vector:
+      return {{Fill::kF32OfBf16, n * 4, e.cols, spread_of(e)}};
     case TensorKind::kF32Vector:
     case TensorKind::kF32Matrix:
       return {{Fill::kF32, n * 4, e.cols, spread_of(e)}};
