@@ -2,10 +2,7 @@
 
 #include <fmt/core.h>
 
-#if __has_include("backend/cpu/cpu_ops.h")
 #include "backend/cpu/cpu_ops.h"
-#define HAVE_CPU 1
-#endif
 #include "backend/reference/reference_ops.h"
 
 namespace kvasir {
@@ -22,11 +19,7 @@ Result<std::unique_ptr<Ops>> make_ops(const BackendOptions& options) {
     return Error{ErrorCode::kUnsupported, fmt::format("this machine cannot run {} kernels; the best it can run is {}", cpu::isa_name(isa),
                                                       cpu::isa_name(cpu::detect_isa()))};
   }
-#ifdef HAVE_CPU
-  return make_cpu_ops({options.numerics, isa, options.threads});
-#else
-  return Error{};
-#endif
+  return cpu::make_cpu_ops({options.numerics, isa, options.threads});
 }
 
 }  // namespace kvasir

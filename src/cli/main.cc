@@ -1,9 +1,17 @@
 // The kvasir binary: which subcommands it has. Their flags are in command_line.cc, their work in a file each.
 #include "cli/command_line.h"
+#include "cli/generate.h"
+#include "cli/logits.h"
 #include "cli/memory.h"
+#include "cli/perplexity.h"
+#include "cli/tokenize.h"
 
 int main(int argc, char** argv) {
   kvasir::CommandLine line;
+  line.add(kvasir::run_generate);
+  line.add(kvasir::run_logits);
+  line.add(kvasir::run_perplexity);
+  line.add(kvasir::run_tokenize);
   line.add(kvasir::run_memory);
   return line.run(argc, argv);
 }

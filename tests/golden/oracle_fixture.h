@@ -40,7 +40,7 @@ struct Backend {
 // Every backend that this machine can run.
 inline std::vector<Backend> backends() {
   std::vector<Backend> out = {{BackendKind::kReference, cpu::Isa::kPortable}};
-  if (std::getenv("WITH_CPU")) for (cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512, cpu::Isa::kAmx})
+  for (cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512, cpu::Isa::kAmx})
     if (cpu::isa_available(isa)) out.push_back({BackendKind::kCpu, isa});
   return out;
 }

@@ -8,6 +8,7 @@
 
 #include "backend/cpu/indexer_kernels.h"
 #include "backend/cpu/row_kernels.h"
+#include "tensor/dtype.h"
 #include "base/check.h"
 
 namespace kvasir::cpu {
@@ -157,6 +158,8 @@ void index_query(CpuContext& context, const IndexQueryArgs& args) {
       kernels.rope(q + dim - rope, args.table.row(t), rope, 1.f, round);
       kernels.hadamard(q, dim, round);
       if (round) kernels.round_trip_fp4(q, dim);
+      float& weight = args.weight(t, h);
+      weight = round ? round_bf16(weight * args.weight_scale) : weight * args.weight_scale;
     }
   });
 }

@@ -72,7 +72,7 @@ void head_norm_rope(CpuContext& context, const HeadNormRopeArgs& args) {
   int64_t dim = args.x.shape(2), n = 2 * args.table.shape(1);
   bool round = context.numerics == Numerics::kNative;
   for_heads(context, args.x, [&](float* x, int64_t token) {
-    kernels.rms_norm(x, nullptr, args.eps, dim, round, x);
+    round ? kernels.bf16_norm(x, args.eps, dim) : kernels.rms_norm(x, nullptr, args.eps, dim, false, x);
     kernels.rope(x + dim - n, args.table.row(token), n, 1.f, round);
   });
 }

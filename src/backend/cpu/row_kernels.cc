@@ -50,6 +50,22 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t n, bool ro
   }
 }
 
+void bf16_norm(float* x, float eps, int64_t n) {
+  F32 squares[2] = {splat(0.f), splat(0.f)};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    F32 v = load_up_to(x + i, n - i);
+    squares[i / kLanes % 2] = squares[i / kLanes % 2] + rounded_if(true, v * v);
+  }
+  auto rounded = [](float v) {
+    float out[kLanes];
+    store_up_to(out, rounded_if(true, splat(v)), kLanes);
+    return out[0];
+  };
+  float mean = rounded(sum(squares[0] + squares[1]) / static_cast<float>(n));
+  F32 scale = splat(rounded(1.f / __builtin_sqrtf(rounded(mean + eps))));
+  for (int64_t i = 0; i < n; i += kLanes) store_up_to(x + i, rounded_if(true, load_up_to(x + i, n - i) * scale), n - i);
+}
+
 void rope(float* x, const float* table, int64_t n, float sin_sign, bool round) {
   // Even lanes: a cos - b sin; odd lanes: b cos + a sin.
   I32 odd = lane_numbers() & 1;
@@ -154,6 +170,6 @@ void add(const float* a, const float* b, int64_t n, bool round, float* out) {
 }  // namespace
 
 extern const RowKernels row_kernels;
-const RowKernels row_kernels = {rms_norm, rope, hadamard, pool, encode, round_trip_fp4, gate_scores, add};
+const RowKernels row_kernels = {rms_norm, bf16_norm, rope, hadamard, pool, encode, round_trip_fp4, gate_scores, add};
 
 }  // namespace kvasir::cpu::KVASIR_ISA

@@ -18,6 +18,9 @@ struct RowKernels {
   // out = weight * (x * rsqrt(mean(x^2) + eps)), rounded to bf16 if `round`. out may be x; weight null: all
   // ones.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, bool round, float* out);
+  // x *= rsqrt(mean(x^2) + eps) in bf16 arithmetic: every square, the mean, mean + eps, the rsqrt and every
+  // product is rounded (the official q norm, ops/rope.h).
+  void (*bf16_norm)(float* x, float eps, int64_t n);
   // Rotates n values (n / 2 pairs) by table [n/2][2]; sin_sign -1 is the inverse. Rounded to bf16 if `round`.
   void (*rope)(float* x, const float* table, int64_t n, float sin_sign, bool round);
   // Orthonormal Walsh-Hadamard transform of n values, n a power of two.
