@@ -27,8 +27,7 @@
 namespace kvasir {
 namespace {
 
-constexpr int64_t kMaxContext = int64_t{1}
-                                << 30;  // far above any model's; keeps every byte count within int64
+constexpr int64_t kMaxContext = 1'073'741'824;  // far above any model's; no byte count leaves int64
 constexpr int64_t kMaxBatch = 4096;
 constexpr int kMaxThreads = 1024;
 
@@ -145,7 +144,7 @@ void declare_sampling(CLI::App& app, SamplingOptions& o) {
       ->capture_default_str()
       ->group(group);
   app.add_option("--top-p", o.top_p, "Keep the likeliest tokens that together reach this probability")
-      ->transform(between(std::numeric_limits<double>::min(), 1.0))
+      ->transform(between(1e-6, 1.0))
       ->type_name("X")
       ->capture_default_str()
       ->group(group);

@@ -222,7 +222,11 @@ TEST(CpuIndexQuery, RotatesTransformsAndRoundsToFp4OnlyUnderNative) {
       auto got = q;
       got.view = View<float, 3>(got.data.data(), {3, 5, 64});
       Backend backend(numerics, isa, 2);
-      index_query(backend.context, {got.view, table.view});
+      Tensor<float, 2> weight({3, 5});
+      std::fill(weight.data.begin(), weight.data.end(), 1.015625f);
+      index_query(backend.context, {got.view, table.view, weight.view, 0.3f});
+      float scaled = 1.015625f * 0.3f;
+      for (float w : weight.data) EXPECT_EQ(w, numerics == Numerics::kNative ? round_bf16(scaled) : scaled);
       int64_t off = 0;
       for (int64_t row = 0; row < 15; ++row) {
         auto round = [&](float v) { return numerics == Numerics::kNative ? round_bf16(v) : v; };
