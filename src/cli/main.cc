@@ -1,4 +1,5 @@
 // The kvasir binary: which subcommands it has. Their flags are in command_line.cc, their work in a file each.
+#include "cli/chat.h"
 #include "cli/command_line.h"
 #include "cli/generate.h"
 #include "cli/logits.h"
@@ -9,6 +10,7 @@
 int main(int argc, char** argv) {
   kvasir::CommandLine line;
   line.add(kvasir::run_generate);
+  line.add(kvasir::run_chat);
   line.add(kvasir::run_logits);
   line.add(kvasir::run_perplexity);
   line.add(kvasir::run_tokenize);

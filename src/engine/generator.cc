@@ -43,11 +43,13 @@ class Generation {
     for (int64_t done = 0; done < total;) {
       if (interrupted()) return false;
       int64_t n = std::min(total - done, runner_.options().max_step_tokens);
+      if (done < options_.snapshot_after) n = std::min(n, options_.snapshot_after - done);
       bool last = done + n == total;
       int64_t start = sequence_.length();
       Runner::Item item{&sequence_, prompt.subspan(done, n), last ? Runner::Logits::kLast : Runner::Logits::kNone};
       KVASIR_TRY_STATUS(runner_.step({&item, 1}));
       done += n;
+      if (options_.snapshot && done == options_.snapshot_after) sequence_.take_snapshot(*options_.snapshot);
       if (options_.progress) options_.progress->tick(done);
       if (last) {
         if (options_.progress) options_.progress->end();

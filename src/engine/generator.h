@@ -19,6 +19,8 @@ struct GenerationOptions {
   int64_t max_tokens = 256;
   std::vector<int32_t> stop_ids;        // generation ends before these (EOS)
   int draft_tokens = 0;                 // MTP drafts per step; 0: none. At most kRollbackSlack - 1
+  Snapshot* snapshot = nullptr;         // if set, receives the sequence's state after ...
+  int64_t snapshot_after = 0;           // ... this many tokens of the prompt; 0: not at all
   const std::atomic<bool>* interrupted = nullptr;  // polled between steps; may be null
   ProgressSink* progress = nullptr;     // prefill, in tokens; may be null
 };

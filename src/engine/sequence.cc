@@ -1,5 +1,7 @@
 #include "engine/sequence.h"
 
+#include <cstring>
+
 namespace kvasir {
 
 Result<Sequence> Sequence::make(const KvLayout& layout, PagePool& pool) {
@@ -16,6 +18,20 @@ Status Sequence::reserve(int64_t tokens) {
 void Sequence::roll_back(int64_t length) {
   KVASIR_CHECK(length <= length_ && length_ - length <= kRollbackSlack, "roll back from {} to {}", length_, length);
   length_ = length;
+}
+
+void Sequence::take_snapshot(Snapshot& out) const {
+  out.length = length_;
+  out.state.assign(state_.data(), state_.data() + state_.size());
+}
+
+void Sequence::restore(const Snapshot& snapshot) {
+  KVASIR_CHECK(snapshot.length <= length_, "a snapshot of {} tokens for a sequence of {}", snapshot.length, length_);
+  length_ = snapshot.length;
+  if (length_ == 0) return;
+  KVASIR_CHECK(static_cast<int64_t>(snapshot.state.size()) == state_.size(), "a snapshot of {} bytes, the state has {}",
+               snapshot.state.size(), state_.size());
+  std::memcpy(state_.data(), snapshot.state.data(), snapshot.state.size());
 }
 
 }  // namespace kvasir

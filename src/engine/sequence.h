@@ -6,12 +6,19 @@
 // The layout and the pool outlive the sequence. Threading: owned by one thread.
 #pragma once
 
-#include <cstring>
+#include <cstddef>
+#include <vector>
 
 #include "cache/block_table.h"
 #include "model/kv_layout.h"
 
 namespace kvasir {
+
+// What a sequence needs, beside its pages, to go on from some length: its windows and compressor tails.
+struct Snapshot {
+  int64_t length = 0;  // 0: nothing; a sequence of no tokens needs nothing
+  std::vector<std::byte> state;
+};
 
 class Sequence {
  public:
@@ -24,6 +31,11 @@ class Sequence {
   void advance(int64_t tokens) { length_ += tokens; }
   // Forgets the tokens from `length` on. `length` >= this->length() - kRollbackSlack.
   void roll_back(int64_t length);
+  // Copies the state into `out`, reusing its memory.
+  void take_snapshot(Snapshot& out) const;
+  // Back to a snapshot of this sequence, however far. Its pages still hold what they held then: tokens after
+  // `snapshot.length` wrote later rows only.
+  void restore(const Snapshot& snapshot);
   // Empty again, ready for another conversation; its pages stay reserved for it.
   void reset() { length_ = 0; }
 
