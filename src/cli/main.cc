@@ -3,6 +3,7 @@
 #include "cli/command_line.h"
 #include "cli/generate.h"
 #include "cli/logits.h"
+#include "cli/inspect.h"
 #include "cli/memory.h"
 #include "cli/perplexity.h"
 #include "cli/tokenize.h"
@@ -14,6 +15,7 @@ int main(int argc, char** argv) {
   line.add(kvasir::run_logits);
   line.add(kvasir::run_perplexity);
   line.add(kvasir::run_tokenize);
+  line.add(kvasir::run_inspect);
   line.add(kvasir::run_memory);
   return line.run(argc, argv);
 }

@@ -6,25 +6,11 @@
 #include <set>
 
 #include "base/check.h"
+#include "base/json_writer.h"
 #include "io/safetensors.h"
 
 namespace kvasir {
 namespace {
-
-std::string quoted(std::string_view text) {
-  std::string out = "\"";
-  for (char c : text) {
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
-    } else {
-      out += c;
-    }
-  }
-  return out + "\"";
-}
 
 std::string header_json(const std::vector<TensorToWrite>& tensors,
                         const std::vector<std::pair<std::string, std::string>>& metadata) {
@@ -32,7 +18,8 @@ std::string header_json(const std::vector<TensorToWrite>& tensors,
   if (!metadata.empty()) {
     json += "\"__metadata__\":{";
     for (size_t i = 0; i < metadata.size(); ++i) {
-      json += fmt::format("{}{}:{}", i ? "," : "", quoted(metadata[i].first), quoted(metadata[i].second));
+      json +=
+          fmt::format("{}{}:{}", i ? "," : "", json_quote(metadata[i].first), json_quote(metadata[i].second));
     }
     json += "}";
   }
@@ -44,8 +31,8 @@ std::string header_json(const std::vector<TensorToWrite>& tensors,
     KVASIR_CHECK(bytes >= 0, "tensor {} {} {} has no whole number of bytes", t.name, dtype_name(t.dtype),
                  shape_text(t.shape));
     json += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}",
-                        json.size() > 1 ? "," : "", quoted(t.name), dtype_name(t.dtype), shape_text(t.shape),
-                        begin, begin + bytes);
+                        json.size() > 1 ? "," : "", json_quote(t.name), dtype_name(t.dtype),
+                        shape_text(t.shape), begin, begin + bytes);
     begin += bytes;
   }
   json += "}";

@@ -117,15 +117,15 @@ class Keys {
   int size(std::string_view key, int64_t lowest, int64_t highest) {
     return static_cast<int>(integer(key, lowest, highest));
   }
-  // A positive finite number.
-  double number(std::string_view key) {
+  // A finite number above `above`.
+  double number(std::string_view key, double above = 0) {
     element e = at(key);
     if (error_) return 0;
     double value = 0;
     if (e.get(value)) {
       fail(fmt::format("key {} is {}, expected a number", key, json_kind(e)));
-    } else if (!std::isfinite(value) || value <= 0 || value > 1e30) {
-      fail(fmt::format("key {} is {}, expected a positive number", key, value));
+    } else if (!std::isfinite(value) || value <= above || value > 1e30) {
+      fail(fmt::format("key {} is {}, expected a number above {}", key, value, above));
     }
     return value;
   }
@@ -409,8 +409,8 @@ void read_rope(Keys& k, ModelConfig& c) {
     }
   }
   if (k.has("rope_scaling") || !k.has("rope_parameters")) {
-    c.rope_theta = k.number("rope_theta");
-    c.compress_rope_theta = k.number("compress_rope_theta");
+    c.rope_theta = k.number("rope_theta", 1);
+    c.compress_rope_theta = k.number("compress_rope_theta", 1);
     if (k.failed()) return;
     Keys yarn = k.child("rope_scaling");
     read_yarn(yarn, c);
@@ -419,10 +419,10 @@ void read_rope(Keys& k, ModelConfig& c) {
   Keys parameters = k.child("rope_parameters");
   Keys main = parameters.child("main");
   if (main.has("rope_type")) main.expect_text("rope_type", "default");
-  c.rope_theta = main.number("rope_theta");
+  c.rope_theta = main.number("rope_theta", 1);
   parameters.adopt(main);
   Keys compress = parameters.child("compress");
-  c.compress_rope_theta = compress.number("rope_theta");
+  c.compress_rope_theta = compress.number("rope_theta", 1);
   read_yarn(compress, c);
   parameters.adopt(compress);
   k.adopt(parameters);

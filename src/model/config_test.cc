@@ -213,7 +213,9 @@ TEST(Config, WrongTypesAndValuesNameTheKeyAndWhatWasExpected) {
   refuse("num_experts_per_tok", "5", {"num_experts_per_tok is 5", "at most n_routed_experts, 4"});
   refuse("num_hash_layers", "5", {"num_hash_layers is 5"});
   refuse("eos_token_id", "96", {"not below vocab_size, 96"});
-  refuse("rope_theta", "0", {"rope_theta is 0", "positive"});
+  refuse("rope_theta", "0", {"rope_theta is 0", "above 1"});
+  refuse("compress_rope_theta", "1",
+         {"compress_rope_theta is 1", "above 1"});  // no rotation; its logarithm divides by zero
   refuse("rope_theta", "\"x\"", {"rope_theta", "expected a number"});
   refuse("rms_norm_eps", "-1e-6", {"rms_norm_eps"});
   refuse("rope_scaling", "null", {"rope_scaling", "expected an object"});
