@@ -36,7 +36,8 @@ void AddedTokens::add(std::string_view content, TokenId id) {
 TokenId AddedTokens::id_of(std::string_view content) const {
   if (content.empty()) return -1;
   int32_t node = roots_[static_cast<uint8_t>(content[0])];
-  for (size_t i = 1; i < content.size() && node >= 0; ++i) node = child_of(node, static_cast<uint8_t>(content[i]));
+  for (size_t i = 1; i < content.size() && node >= 0; ++i)
+    node = child_of(node, static_cast<uint8_t>(content[i]));
   return node < 0 ? -1 : nodes_[node].id;
 }
 
@@ -44,10 +45,12 @@ bool AddedTokens::find(std::string_view text, size_t from, std::span<const ByteR
                        Match& match) const {
   for (size_t begin = from; begin < text.size(); ++begin) {
     int32_t node = roots_[static_cast<uint8_t>(text[begin])];
-    if (node < 0) [[likely]] continue;
+    if (node < 0) [[likely]]
+      continue;
 
     // No match may reach past `limit`, where the first protected range that ends after `begin` starts.
-    while (!protect.empty() && (protect.front().end <= begin || protect.front().begin == protect.front().end)) {
+    while (!protect.empty() &&
+           (protect.front().end <= begin || protect.front().begin == protect.front().end)) {
       protect = protect.subspan(1);
     }
     const size_t limit = protect.empty() ? text.size() : protect.front().begin;

@@ -8,7 +8,8 @@ namespace kvasir {
 namespace {
 
 // Matches as "begin-end:id" words.
-std::string matches(const AddedTokens& tokens, std::string_view text, std::vector<ByteRange> client_text = {}) {
+std::string matches(const AddedTokens& tokens, std::string_view text,
+                    std::vector<ByteRange> client_text = {}) {
   std::span<const ByteRange> protect = client_text;
   std::string out;
   AddedTokens::Match m;
@@ -39,8 +40,9 @@ TEST(AddedTokens, IgnoresAMatchThatOverlapsClientText) {
   EXPECT_EQ(matches(sample(), "<ab>", {{3, 4}}), "0-2:3 ");  // the shorter match ends before the range
   EXPECT_EQ(matches(sample(), "<ab>", {{1, 2}}), "");
   EXPECT_EQ(matches(sample(), "<ab>", {{0, 1}}), "");
-  EXPECT_EQ(matches(sample(), "<ab>", {{0, 0}, {2, 2}, {4, 4}}), "0-4:2 ");  // an empty range overlaps nothing
-  EXPECT_EQ(matches(sample(), "<a>b", {{0, 1}}), "1-4:4 ");                  // found once "<a>" is not
+  EXPECT_EQ(matches(sample(), "<ab>", {{0, 0}, {2, 2}, {4, 4}}),
+            "0-4:2 ");                                       // an empty range overlaps nothing
+  EXPECT_EQ(matches(sample(), "<a>b", {{0, 1}}), "1-4:4 ");  // found once "<a>" is not
 }
 
 TEST(AddedTokens, FindsATokenByItsWholeContent) {

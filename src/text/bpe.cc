@@ -8,8 +8,8 @@
 //  (b) tokens of which each neighbouring two are the encoding of their text are, together, the
 //      encoding of the whole: by induction over the stages, nothing crosses a boundary in any of them.
 // So if the encoding of a text's beginning and the encoding of a window that overlaps its end share a
-// token (same place, same token), the first up to that token and the second from it on are the encoding of both
-// together. encode_windows keeps `out` such an encoding of what it has read. A window that shares no
+// token (same place, same token), the first up to that token and the second from it on are the encoding of
+// both together. encode_windows keeps `out` such an encoding of what it has read. A window that shares no
 // token with it is widened; none was in any text measured, and the widest window is the whole piece.
 #include "text/bpe.h"
 
@@ -49,8 +49,8 @@ Bpe::Bpe(const std::array<TokenId, 256>& bytes, std::span<const Merge> merges)
   for (const Merge& m : merges) {
     const Symbol left = symbol_of[m.left], right = symbol_of[m.right];
     const Symbol product = static_cast<Symbol>(tokens_.size());
-    KVASIR_CHECK(left < product && right < product && symbol_of[m.product] == kNoMerge, "merge of {} and {} to {}",
-                 m.left, m.right, m.product);
+    KVASIR_CHECK(left < product && right < product && symbol_of[m.product] == kNoMerge,
+                 "merge of {} and {} to {}", m.left, m.right, m.product);
     symbol_of[m.product] = product;
     tokens_.push_back(m.product);
     lengths_.push_back(lengths_[left] + lengths_[right]);
@@ -189,6 +189,7 @@ void Bpe::encode_windows(std::string_view piece, BpeScratch& scratch, std::vecto
     out.resize(i);
     out.insert(out.end(), fresh.begin() + static_cast<ptrdiff_t>(k), fresh.end());
     read = start + text.size();
+    window = kShort;
     overlap = kOverlap;
   }
   for (size_t i = base; i < out.size(); ++i) out[i] = tokens_[out[i]];

@@ -39,7 +39,9 @@ TEST(Detokenizer, GivesUpOnACharacterAsSoonAsItCannotBecomeOne) {
   const Tokenizer& v4 = v4_tokenizer();
   Detokenizer detokenizer(v4);
   EXPECT_EQ(detokenizer.push(v4.id_of("\xe4")), "");
-  EXPECT_EQ(detokenizer.push(v4.id_of("a")), "\xef\xbf\xbd" "a");
+  EXPECT_EQ(detokenizer.push(v4.id_of("a")),
+            "\xef\xbf\xbd"
+            "a");
   EXPECT_EQ(detokenizer.push(v4.id_of("\xf0")), "");
   EXPECT_EQ(detokenizer.push(v4.added_id("<think>")), "\xef\xbf\xbd<think>");
   EXPECT_EQ(detokenizer.push(v4.id_of("\xf0")), "");

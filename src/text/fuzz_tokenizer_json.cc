@@ -2,7 +2,8 @@
 //
 // The input is the file, then optionally a 0xff byte (never part of JSON) and a text to encode. Start
 // from tests/golden/tokenizer/tiny.json:
-//   build-fuzz/src/text/fuzz_tokenizer_json CORPUS -dict=tests/golden/tokenizer/tokenizer_json.dict -max_len=32768
+//   build-fuzz/src/text/fuzz_tokenizer_json CORPUS -dict=tests/golden/tokenizer/tokenizer_json.dict
+//   -max_len=32768
 #include "base/check.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
@@ -23,7 +24,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const ByteRange client_text[] = {{text.size() / 4, text.size() / 2}};
   const std::vector<TokenId> ids = tokenizer->encode(text);
   KVASIR_CHECK(tokenizer->decode(ids) == text, "{} bytes do not come back", text.size());
-  KVASIR_CHECK(tokenizer->decode(tokenizer->encode(text, client_text)) == text, "{} bytes, protected", text.size());
+  KVASIR_CHECK(tokenizer->decode(tokenizer->encode(text, client_text)) == text, "{} bytes, protected",
+               text.size());
 
   Detokenizer detokenizer(*tokenizer);
   std::string chunks;

@@ -14,7 +14,8 @@ struct Char {
 // Almost all text is ASCII, whose flags are the table's first block.
 inline Char char_at(std::string_view text, size_t pos) {
   const uint8_t first = static_cast<uint8_t>(text[pos]);
-  if (first < 0x80) [[likely]] return {1, kUnicodeFlags[0][first]};
+  if (first < 0x80) [[likely]]
+    return {1, kUnicodeFlags[0][first]};
   const Utf8Char c = decode_utf8(text, pos);
   return {c.bytes, unicode_flags(c.code)};
 }
@@ -72,7 +73,7 @@ size_t PieceReader::piece_end() const {
     while (after < region_end_ && is_ascii_letter(text_[after]));
     return after;
   }
-  if (c.flags & kWord) return skip(after, kWord);                                          // (2), no prefix
+  if (c.flags & kWord) return skip(after, kWord);                                           // (2), no prefix
   if (!(c.flags & (kNewline | kPunct)) && (next.flags & kWord)) return skip(after, kWord);  // (2)
   if ((c.flags & kPunct) || (text_[pos_] == ' ' && (next.flags & kPunct))) {                // (3)
     return skip(skip(after, kPunct), kNewline);

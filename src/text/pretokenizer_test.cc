@@ -20,8 +20,8 @@ class Regex {
   explicit Regex(std::string_view pattern) {
     int error = 0;
     size_t offset = 0;
-    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
-                              &error, &offset, nullptr));
+    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                              PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr));
     EXPECT_TRUE(code_) << pattern << " at " << offset;
     pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE);
     match_.reset(pcre2_match_data_create(1, nullptr));
@@ -97,7 +97,7 @@ TEST(PieceReader, CutsEveryCodePointAsTheRegexDoes) {
     if ((c >= 0xd800 && c <= 0xdfff) || c == 0x180e) continue;
     const std::string p = utf8(c);
     if (unassigned.find(p, 0, begin, end) && unicode_flags(c) != 0) continue;  // assigned after Unicode 14
-    if (c >= 0x30000 && c < 0x10fffe && c % 64 != 0) continue;                 // nothing but private use and gaps
+    if (c >= 0x30000 && c < 0x10fffe && c % 64 != 0) continue;  // nothing but private use and gaps
     const std::string text = p + "a" + p + " " + p + "\n." + p + p + "x1" + p + "一" + p + "  " + p;
     ASSERT_EQ(pieces_of(text), oracle(text)) << "code point " << c;
     ++compared;
@@ -107,18 +107,20 @@ TEST(PieceReader, CutsEveryCodePointAsTheRegexDoes) {
 
 TEST(PieceReader, CutsRandomTextAsTheRegexDoes) {
   const std::vector<uint32_t> points = {
-      'a',    'Z',    'b',    '0',    '9',    '7',    ' ',    ' ',    ' ',    '\t',   '\n',    '\r',    '\n',   '\'',
-      '.',    ',',    '<',    '_',    '-',    '$',    '{',    '|',    0,      7,      0x7f,    0x85,    0xa0,   0xad,
-      0xbd,   0xe9,   0x1c5,  0x2b0,  0x301,  0x334,  0x378,  0x5d0,  0x661,  0x93e,  0x940,   0x1680,  0x200b, 0x200d,
-      0x2028, 0x2014, 0x2019, 0x20ac, 0x216b, 0x3000, 0x3001, 0x3005, 0x3007, 0x300c, 0x3040,  0x3042,  0x3097, 0x3099,
-      0x309b, 0x30a0, 0x30fb, 0x30fc, 0x3131, 0x4e00, 0x9fa5, 0x9fa6, 0xac00, 0xfeff, 0xff5c,  0xff71,  0xe000, 0x1d400,
-      0x1f44d, 0x1f3fd, 0x20000, 0xe0041, 0x10ffff};
+      'a',    'Z',    'b',    '0',     '9',     '7',     ' ',     ' ',     ' ',     '\t',   '\n',
+      '\r',   '\n',   '\'',   '.',     ',',     '<',     '_',     '-',     '$',     '{',    '|',
+      0,      7,      0x7f,   0x85,    0xa0,    0xad,    0xbd,    0xe9,    0x1c5,   0x2b0,  0x301,
+      0x334,  0x378,  0x5d0,  0x661,   0x93e,   0x940,   0x1680,  0x200b,  0x200d,  0x2028, 0x2014,
+      0x2019, 0x20ac, 0x216b, 0x3000,  0x3001,  0x3005,  0x3007,  0x300c,  0x3040,  0x3042, 0x3097,
+      0x3099, 0x309b, 0x30a0, 0x30fb,  0x30fc,  0x3131,  0x4e00,  0x9fa5,  0x9fa6,  0xac00, 0xfeff,
+      0xff5c, 0xff71, 0xe000, 0x1d400, 0x1f44d, 0x1f3fd, 0x20000, 0xe0041, 0x10ffff};
   std::mt19937 random(1);
   for (int round = 0; round < 60000; ++round) {
     std::string text;
     const uint32_t some = 2 + random() % 20;  // few kinds make long runs, many make many boundaries
     const uint32_t first = random() % points.size();
-    for (uint32_t n = random() % 40; n > 0; --n) text += utf8(points[(first + random() % some * 7) % points.size()]);
+    for (uint32_t n = random() % 40; n > 0; --n)
+      text += utf8(points[(first + random() % some * 7) % points.size()]);
     ASSERT_EQ(pieces_of(text), oracle(text)) << testing::PrintToString(text);
   }
 }
@@ -145,7 +147,11 @@ TEST(PieceReader, PutsEveryByteOfMalformedTextInOnePiece) {
 }
 
 TEST(PieceReader, TakesAStrayByteForAnUnassignedCharacter) {
-  EXPECT_EQ(pieces_of("\xff" "ab \xe4\xb8"), (std::vector<std::string_view>{"\xff" "ab", " ", "\xe4\xb8"}));
+  EXPECT_EQ(pieces_of("\xff"
+                      "ab \xe4\xb8"),
+            (std::vector<std::string_view>{"\xff"
+                                           "ab",
+                                           " ", "\xe4\xb8"}));
 }
 
 }  // namespace

@@ -51,7 +51,8 @@ class PieceCache {
     }
     const uint64_t hash = (words[0] ^ (words[1] * 0x9e3779b97f4a7c15u) ^ n) * 0xd6e8feb86659fd93u;
     Entry* entry = &entries_[hash >> shift_];
-    return {entry, words[0], words[1], entry->low == words[0] && entry->high == words[1] && entry->bytes == n};
+    return {entry, words[0], words[1],
+            entry->low == words[0] && entry->high == words[1] && entry->bytes == n};
   }
 
  private:
@@ -61,7 +62,8 @@ class PieceCache {
 
 }  // namespace
 
-Tokenizer::Tokenizer(const TokenizerFile& file) : bpe_(file.bytes, file.merges), flags_(file.tokens.size(), 0) {
+Tokenizer::Tokenizer(const TokenizerFile& file)
+    : bpe_(file.bytes, file.merges), flags_(file.tokens.size(), 0) {
   offsets_.reserve(file.tokens.size() + 1);
   offsets_.push_back(0);
   for (const std::string& token : file.tokens) {
@@ -83,13 +85,14 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "tokenizer.json";
   std::error_code failed;
   if (!std::filesystem::is_regular_file(path, failed)) {
-    return Error{ErrorCode::kNotFound, fmt::format("{}: no such file, expected V4's tokenizer.json", path.string())};
+    return Error{ErrorCode::kNotFound,
+                 fmt::format("{}: no such file, expected V4's tokenizer.json", path.string())};
   }
   const uintmax_t bytes = std::filesystem::file_size(path, failed);
   if (failed) return Error{ErrorCode::kIo, fmt::format("{}: {}", path.string(), failed.message())};
   if (bytes > TokenizerFile::kMaxBytes) {
-    return Error{ErrorCode::kInvalid, fmt::format("{}: seen {} bytes, expected at most {}", path.string(), bytes,
-                                                  TokenizerFile::kMaxBytes)};
+    return Error{ErrorCode::kInvalid, fmt::format("{}: seen {} bytes, expected at most {}", path.string(),
+                                                  bytes, TokenizerFile::kMaxBytes)};
   }
   std::string json(static_cast<size_t>(bytes), '\0');
   std::ifstream in(path, std::ios::binary);

@@ -45,10 +45,14 @@ std::string quote(std::string_view text) {
 
 std::string describe(dom::element e) {
   switch (e.type()) {
-    case dom::element_type::ARRAY: return fmt::format("an array of {}", dom::array(e).size());
-    case dom::element_type::OBJECT: return "an object";
-    case dom::element_type::STRING: return quote(std::string_view(e));
-    default: return simdjson::minify(e);
+    case dom::element_type::ARRAY:
+      return fmt::format("an array of {}", dom::array(e).size());
+    case dom::element_type::OBJECT:
+      return "an object";
+    case dom::element_type::STRING:
+      return quote(std::string_view(e));
+    default:
+      return simdjson::minify(e);
   }
 }
 
@@ -113,7 +117,8 @@ class Parser {
     return {ErrorCode::kInvalid, fmt::format("{}: {}: seen {}, expected {}", name_, path, seen, expected)};
   }
   template <class T>
-  Result<T> get(dom::object object, std::string_view parent, const char* key, std::string_view expected) const;
+  Result<T> get(dom::object object, std::string_view parent, const char* key,
+                std::string_view expected) const;
   Status expect_false(dom::object object, std::string_view parent, const char* key) const;
   Status expect_absent(dom::object object, std::string_view parent, const char* key) const;
 
@@ -126,14 +131,15 @@ class Parser {
   Status read_vocab_entry(std::string_view spelling, dom::element value, BytesIndex& index);
   Status read_merges(dom::array merges, const BytesIndex& index);
   Result<std::pair<std::string_view, std::string_view>> merge_parts(dom::element merge, size_t rank) const;
-  Status read_merge(std::pair<std::string_view, std::string_view> parts, size_t rank, const BytesIndex& index);
+  Status read_merge(std::pair<std::string_view, std::string_view> parts, size_t rank,
+                    const BytesIndex& index);
   Result<TokenId> read_id(dom::element value, const std::string& path) const;
   void set_token(TokenId id, std::string_view bytes);
 
   std::string_view name_;
   ByteAlphabet alphabet_;
   TokenizerFile file_;
-  std::vector<int32_t> rank_of_;                                   // [id]: the merge that makes it, -1 if none
+  std::vector<int32_t> rank_of_;  // [id]: the merge that makes it, -1 if none
   std::unordered_map<std::string_view, TokenId> added_by_content_;  // views into the document
   std::unordered_map<TokenId, std::string_view> added_by_id_;
   std::string buffer_, left_, right_;
@@ -166,7 +172,8 @@ Status Parser::expect_absent(dom::object object, std::string_view parent, const 
 
 Result<TokenizerFile> Parser::parse(std::string_view json) {
   if (json.size() > TokenizerFile::kMaxBytes) {
-    return wrong("$", fmt::format("{} bytes", json.size()), fmt::format("at most {}", TokenizerFile::kMaxBytes));
+    return wrong("$", fmt::format("{} bytes", json.size()),
+                 fmt::format("at most {}", TokenizerFile::kMaxBytes));
   }
   dom::parser parser(TokenizerFile::kMaxBytes);
   const size_t capacity = std::max<size_t>(json.size(), simdjson::dom::MINIMAL_DOCUMENT_CAPACITY);
@@ -191,11 +198,13 @@ Result<TokenizerFile> Parser::parse(std::string_view json) {
   for (const char* key : {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"}) {
     KVASIR_TRY_STATUS(expect_absent(model, "$.model", key));
   }
-  for (const char* key : {"byte_fallback", "ignore_merges"}) KVASIR_TRY_STATUS(expect_false(model, "$.model", key));
+  for (const char* key : {"byte_fallback", "ignore_merges"})
+    KVASIR_TRY_STATUS(expect_false(model, "$.model", key));
   KVASIR_TRY(const auto vocab, get<dom::object>(model, "$.model", "vocab", "an object of token ids"));
   KVASIR_TRY(const auto merges, get<dom::array>(model, "$.model", "merges", "an array"));
   BytesIndex index(file_.tokens, vocab.size());
-  for (const dom::key_value_pair entry : vocab) KVASIR_TRY_STATUS(read_vocab_entry(entry.key, entry.value, index));
+  for (const dom::key_value_pair entry : vocab)
+    KVASIR_TRY_STATUS(read_vocab_entry(entry.key, entry.value, index));
   KVASIR_TRY_STATUS(read_merges(merges, index));
   for (const TokenizerFile::Added& token : file_.added) set_token(token.id, token.content);
   return std::move(file_);
@@ -262,7 +271,8 @@ Status Parser::read_pre_tokenizer(dom::object root) const {
     }
     KVASIR_TRY(const auto pattern, get<dom::object>(object, path, "pattern", "an object"));
     KVASIR_TRY(const auto regex, get<std::string_view>(pattern, path + ".pattern", "Regex", "V4's pattern"));
-    if (regex != kSplits[i]) return wrong(path + ".pattern.Regex", quote(regex), "V4's: " + quote(kSplits[i]));
+    if (regex != kSplits[i])
+      return wrong(path + ".pattern.Regex", quote(regex), "V4's: " + quote(kSplits[i]));
     KVASIR_TRY(const auto behavior, get<std::string_view>(object, path, "behavior", "\"Isolated\""));
     if (behavior != "Isolated") return wrong(path + ".behavior", quote(behavior), "\"Isolated\"");
     KVASIR_TRY_STATUS(expect_false(object, path, "invert"));
@@ -329,11 +339,12 @@ Status Parser::read_vocab_entry(std::string_view spelling, dom::element value, B
   const auto by_content = added_by_content_.find(spelling);
   const auto by_id = added_by_id_.find(id);
   if (by_content != added_by_content_.end() && by_content->second != id) {
-    return wrong(path(), std::to_string(id), fmt::format("{}, its id among added_tokens", by_content->second));
+    return wrong(path(), std::to_string(id),
+                 fmt::format("{}, its id among added_tokens", by_content->second));
   }
   if (by_id != added_by_id_.end() && by_id->second != spelling) {
-    return wrong(path(), std::to_string(id), fmt::format("an id other than that of the added token {}",
-                                                         quote(by_id->second)));
+    return wrong(path(), std::to_string(id),
+                 fmt::format("an id other than that of the added token {}", quote(by_id->second)));
   }
   const bool byte_level = alphabet_.read(spelling, buffer_);
   if (!byte_level && by_id == added_by_id_.end()) {
@@ -344,7 +355,8 @@ Status Parser::read_vocab_entry(std::string_view spelling, dom::element value, B
     return wrong(path(), "a byte-level spelling", "an added token's literal content");
   }
   if (buffer_.size() > TokenizerFile::kMaxTokenBytes) {
-    return wrong(path(), fmt::format("{} bytes", buffer_.size()), fmt::format("at most {}", TokenizerFile::kMaxTokenBytes));
+    return wrong(path(), fmt::format("{} bytes", buffer_.size()),
+                 fmt::format("at most {}", TokenizerFile::kMaxTokenBytes));
   }
   if (static_cast<size_t>(id) < file_.tokens.size() && !file_.tokens[static_cast<size_t>(id)].empty()) {
     return wrong(path(), fmt::format("{}, the id of {}", id, quote(file_.tokens[static_cast<size_t>(id)])),
@@ -375,7 +387,8 @@ Status Parser::read_merges(dom::array merges, const BytesIndex& index) {
 }
 
 // A merge is "a b" or, in newer files, ["a", "b"].
-Result<std::pair<std::string_view, std::string_view>> Parser::merge_parts(dom::element merge, size_t rank) const {
+Result<std::pair<std::string_view, std::string_view>> Parser::merge_parts(dom::element merge,
+                                                                          size_t rank) const {
   constexpr std::string_view kExpected = "two tokens, as \"a b\" or [\"a\", \"b\"]";
   const auto path = [&] { return fmt::format("$.model.merges[{}]", rank); };
   std::string_view text;
@@ -388,8 +401,8 @@ Result<std::pair<std::string_view, std::string_view>> Parser::merge_parts(dom::e
   }
   dom::array array;
   std::string_view left, right;
-  if (merge.get(array) || array.size() != 2 || array.at(0).get(left) || array.at(1).get(right) || left.empty() ||
-      right.empty()) {
+  if (merge.get(array) || array.size() != 2 || array.at(0).get(left) || array.at(1).get(right) ||
+      left.empty() || right.empty()) {
     return wrong(path(), describe(merge), kExpected);
   }
   return std::pair(left, right);

@@ -51,7 +51,8 @@ TEST(TokenizerFile, ReadsMergesAsPairsToo) {
     const size_t space = text.find(' ');
     merge = {text.substr(0, space), text.substr(space + 1)};
   }
-  const auto pairs = Tokenizer::parse(json.dump(), "pairs"), strings = Tokenizer::parse(tiny().dump(), "strings");
+  const auto pairs = Tokenizer::parse(json.dump(), "pairs"),
+             strings = Tokenizer::parse(tiny().dump(), "strings");
   ASSERT_TRUE(pairs) << pairs.error().message;
   EXPECT_EQ(pairs->encode(" the thing in a tin"), strings->encode(" the thing in a tin"));
 }
@@ -96,8 +97,10 @@ TEST(TokenizerFile, RefusesWrongIds) {
   EXPECT_ERROR(j["model"]["vocab"]["in"] = 1.5, "$.model.vocab[\"in\"]", "seen 1.5");
   EXPECT_ERROR(j["model"]["vocab"]["in"] = "x", "$.model.vocab[\"in\"]", "seen \"x\"");
   EXPECT_ERROR(j["model"]["vocab"]["in"] = 0, "$.model.vocab[\"in\"]", "an id of its own");
-  EXPECT_ERROR(j["model"]["vocab"]["in"] = 320, "$.model.vocab[\"in\"]", "other than that of the added token");
-  EXPECT_ERROR(j["model"]["vocab"]["<think>"] = 300, "$.model.vocab[\"<think>\"]", "its id among added_tokens");
+  EXPECT_ERROR(j["model"]["vocab"]["in"] = 320, "$.model.vocab[\"in\"]",
+               "other than that of the added token");
+  EXPECT_ERROR(j["model"]["vocab"]["<think>"] = 300, "$.model.vocab[\"<think>\"]",
+               "its id among added_tokens");
   EXPECT_ERROR(j["added_tokens"][0]["id"] = 1 << 20, "$.added_tokens[0].id", "from 0 to 1048575");
   EXPECT_ERROR(j["added_tokens"][0]["id"] = "0", "$.added_tokens[0].id", "seen \"0\"");
   EXPECT_ERROR(j["added_tokens"][1]["id"] = 320, "$.added_tokens[1].id", "seen 320");
@@ -106,7 +109,8 @@ TEST(TokenizerFile, RefusesWrongIds) {
 
 TEST(TokenizerFile, RefusesWrongAddedTokens) {
   EXPECT_ERROR(j["added_tokens"][0]["content"] = "", "$.added_tokens[0].content", "seen 0 bytes");
-  EXPECT_ERROR(j["added_tokens"][0]["content"] = std::string(1025, 'x'), "$.added_tokens[0].content", "1 to 1024");
+  EXPECT_ERROR(j["added_tokens"][0]["content"] = std::string(1025, 'x'), "$.added_tokens[0].content",
+               "1 to 1024");
   EXPECT_ERROR(j["added_tokens"][1]["content"] = j["added_tokens"][0]["content"], "$.added_tokens[1].content",
                "no added token before it");
   for (const char* key : {"lstrip", "rstrip", "single_word"}) {
@@ -117,7 +121,8 @@ TEST(TokenizerFile, RefusesWrongAddedTokens) {
 }
 
 TEST(TokenizerFile, RefusesAVocabularyThatIsNotByteLevel) {
-  EXPECT_ERROR(j["model"]["vocab"]["▁the"] = 400, "$.model.vocab[\"▁the\"]", "outside the byte-level alphabet");
+  EXPECT_ERROR(j["model"]["vocab"]["▁the"] = 400, "$.model.vocab[\"▁the\"]",
+               "outside the byte-level alphabet");
   EXPECT_ERROR(j["model"]["vocab"]["a b"] = 400, "$.model.vocab[\"a b\"]", "outside the byte-level alphabet");
   EXPECT_ERROR(j["model"]["vocab"][""] = 400, "$.model.vocab", "an empty token");
   EXPECT_ERROR(j["model"]["vocab"].erase("Ġ"), "$.model.vocab", "no token for byte 0x20");
@@ -134,17 +139,19 @@ TEST(TokenizerFile, RefusesASecondEntryOfAToken) {
 }
 
 TEST(TokenizerFile, RefusesWrongMerges) {
-  EXPECT_ERROR(j["model"]["merges"][3] = "zq zq", "$.model.merges[3]", "\"zq\", expected a token of the vocabulary");
+  EXPECT_ERROR(j["model"]["merges"][3] = "zq zq", "$.model.merges[3]",
+               "\"zq\", expected a token of the vocabulary");
   EXPECT_ERROR(j["model"]["merges"][3] = "z q", "$.model.merges[3]", "that make a token of the vocabulary");
   EXPECT_ERROR(j["model"]["merges"][3] = "▁ q", "$.model.merges[3]", "a token of the vocabulary");
-  for (const Json& bad : {Json("ab"), Json(" b"), Json("a "), Json(""), Json(3), Json({"a"}), Json({"a", "b", "c"}),
-                          Json({"a", 1}), Json({"a", ""})}) {
+  for (const Json& bad : {Json("ab"), Json(" b"), Json("a "), Json(""), Json(3), Json({"a"}),
+                          Json({"a", "b", "c"}), Json({"a", 1}), Json({"a", ""})}) {
     Json json = tiny();
     json["model"]["merges"][3] = bad;
     expect_error(error_of(json.dump()), "$.model.merges[3]", "two tokens");
   }
   EXPECT_ERROR(j["model"]["merges"][3] = "a b c", "$.model.merges[3]", "a token of the vocabulary");
-  EXPECT_ERROR(j["model"]["merges"].push_back(j["model"]["merges"][0]), "$.model.merges[64]", "merges[0] makes");
+  EXPECT_ERROR(j["model"]["merges"].push_back(j["model"]["merges"][0]), "$.model.merges[64]",
+               "merges[0] makes");
   EXPECT_ERROR(j["model"]["merges"].erase(0), "$.model.merges[10]", "that an earlier merge makes");
 }
 
@@ -163,19 +170,25 @@ TEST(TokenizerFile, RefusesAnotherWayToCutText) {
   EXPECT_ERROR(j["pre_tokenizer"] = nullptr, "$.pre_tokenizer", "seen null");
   EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"].erase(0), "$.pre_tokenizer.pretokenizers", "seen 3 steps");
   EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][1] = 4, "$.pre_tokenizer.pretokenizers[1]", "seen 4");
-  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][1]["type"] = "Digits", step_path(1) + ".type", "\"Split\"");
-  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\p{N}", step_path(0) + ".pattern.Regex",
-               "V4's: \"\\p{N}{1,3}\"");
-  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][0]["pattern"] = (Json{{"String", "1"}}), step_path(0) + ".pattern.Regex",
-               "seen nothing");
-  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][2]["behavior"] = "Removed", step_path(2) + ".behavior", "Isolated");
-  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][2]["invert"] = true, step_path(2) + ".invert", "seen true");
-  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][3]["use_regex"] = true, step_path(3) + ".use_regex", "seen true");
-  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][3].erase("use_regex"), step_path(3) + ".use_regex", "seen nothing");
-  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][3]["add_prefix_space"] = true, step_path(3) + ".add_prefix_space",
+  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][1]["type"] = "Digits", step_path(1) + ".type",
+               "\"Split\"");
+  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\p{N}",
+               step_path(0) + ".pattern.Regex", "V4's: \"\\p{N}{1,3}\"");
+  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][0]["pattern"] = (Json{{"String", "1"}}),
+               step_path(0) + ".pattern.Regex", "seen nothing");
+  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][2]["behavior"] = "Removed", step_path(2) + ".behavior",
+               "Isolated");
+  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][2]["invert"] = true, step_path(2) + ".invert",
                "seen true");
+  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][3]["use_regex"] = true, step_path(3) + ".use_regex",
+               "seen true");
+  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][3].erase("use_regex"), step_path(3) + ".use_regex",
+               "seen nothing");
+  EXPECT_ERROR(j["pre_tokenizer"]["pretokenizers"][3]["add_prefix_space"] = true,
+               step_path(3) + ".add_prefix_space", "seen true");
   EXPECT_ERROR(j["normalizer"] = (Json{{"type", "NFC"}}), "$.normalizer", "V4 does not change text");
-  EXPECT_ERROR(j["post_processor"] = (Json{{"type", "BertProcessing"}}), "$.post_processor.type", "seen \"BertProcessing\"");
+  EXPECT_ERROR(j["post_processor"] = (Json{{"type", "BertProcessing"}}), "$.post_processor.type",
+               "seen \"BertProcessing\"");
   EXPECT_ERROR(j["post_processor"] = 3, "$.post_processor", "seen 3");
 }
 
@@ -199,7 +212,8 @@ TEST(TokenizerFile, NamesTheFileThatIsAbsentOrTooLarge) {
   fs::resize_file(file, TokenizerFile::kMaxBytes + 1);  // a hole: no disk is used
   auto large = Tokenizer::load(folder);
   ASSERT_FALSE(large);
-  EXPECT_NE(large.error().message.find(file + ": seen 67108865 bytes"), std::string::npos) << large.error().message;
+  EXPECT_NE(large.error().message.find(file + ": seen 67108865 bytes"), std::string::npos)
+      << large.error().message;
   fs::remove_all(folder);
 }
 

@@ -1,6 +1,7 @@
 // V4's tokenizer against golden ids: those of shared/data and those of Hugging Face tokenizers itself.
 #include "text/tokenizer.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "text/tokenizer_test_data.h"
@@ -113,22 +114,26 @@ TEST(Tokenizer, IgnoresAddedTokensInClientText) {
 
 TEST(Tokenizer, GivesClientTextWithoutSuchLiteralsTheSameIds) {
   const Tokenizer& v4 = v4_tokenizer();
+  size_t compared = 0;
   const nlohmann::json golden = golden_json("golden_ids.json");
   for (const auto& entry : golden.at("cases")) {
     const std::string client = entry.at("text");
-    if (client.find("<｜") != client.npos || client.find("｜DSML｜") != client.npos) continue;
+    const Ids plain = v4.encode(client);
+    if (std::any_of(plain.begin(), plain.end(), [&](TokenId id) { return v4.is_added(id); })) continue;
+    ++compared;
     const std::string user = "<｜User｜>", text = user + client + "<｜Assistant｜>";
     const ByteRange range[] = {{user.size(), user.size() + client.size()}};
     EXPECT_EQ(v4.encode(text, range), v4.encode(text)) << client;
   }
+  EXPECT_GT(compared, 60u);
 }
 
 TEST(Tokenizer, AMatchThatReachesIntoClientTextIsIgnored) {
   const Tokenizer& v4 = v4_tokenizer();
   const ByteRange tail[] = {{5, 7}}, next[] = {{7, 9}}, before[] = {{0, 2}};
-  EXPECT_EQ(v4.encode("<think>", tail).size(), 3u);            // "<", "think", ">"
-  EXPECT_EQ(v4.encode("<think>ab", next)[0], 128821);          // client text right after it
-  EXPECT_EQ(v4.encode("ab<think>", before).back(), 128821);    // or right before it
+  EXPECT_EQ(v4.encode("<think>", tail).size(), 3u);          // "<", "think", ">"
+  EXPECT_EQ(v4.encode("<think>ab", next)[0], 128821);        // client text right after it
+  EXPECT_EQ(v4.encode("ab<think>", before).back(), 128821);  // or right before it
 }
 
 // TOK-3: cutting right before or after an added token never changes ids.
@@ -165,23 +170,23 @@ TEST(Tokenizer, ATextEndingAnywhereInItsBufferIsReadNoFurther) {
   }
 }
 
-// 10 MB in one piece, in the forms that make a quadratic tokenizer hang. The bound is far above the time
-// that is needed (bench/tokenizer_bench.cc) and far below a quadratic one, sanitizers included.
+// One piece as long as the text, in the forms that make a quadratic tokenizer hang. The bound is far above
+// the time that is needed (bench/tokenizer_bench.cc) and far below a quadratic one, sanitizers included.
 TEST(Tokenizer, TakesTimeLinearInTheLongestPieces) {
   const Tokenizer& v4 = v4_tokenizer();
   std::mt19937 random(6);
-  std::string letters(10'000'000, 'a'), han;
+  std::string letters(1'000'000, 'a'), han;
   for (char& c : letters) c = static_cast<char>('a' + random() % 26);
-  while (han.size() < 10'000'000) {
+  while (han.size() < 1'000'000) {
     const uint32_t c = 0x4e00 + random() % 20000;
     han += {static_cast<char>(0xe0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 63)),
             static_cast<char>(0x80 | (c & 63))};
   }
-  for (const std::string& text : {std::string(10'000'000, 'a'), std::string(10'000'000, ' '),
-                                  std::string(10'000'000, '='), std::string(10'000'000, '\n'), letters, han}) {
+  for (const std::string& text : {std::string(10'000'000, 'a'), std::string(1'000'000, ' '),
+                                  std::string(1'000'000, '='), std::string(1'000'000, '\n'), letters, han}) {
     const auto start = std::chrono::steady_clock::now();
     const Ids ids = v4.encode(text);
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(120)) << text.substr(0, 3);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60)) << text.substr(0, 3);
     EXPECT_TRUE(v4.decode(ids) == text) << text.substr(0, 3);
   }
 }

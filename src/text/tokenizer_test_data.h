@@ -19,7 +19,9 @@ inline std::string golden_text(const std::string& file) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-inline nlohmann::json golden_json(const std::string& file) { return nlohmann::json::parse(golden_text(file)); }
+inline nlohmann::json golden_json(const std::string& file) {
+  return nlohmann::json::parse(golden_text(file));
+}
 
 // V4's tokenizer.json, which CMake unpacked from tests/golden/tokenizer/v4.tar.xz.
 inline const Tokenizer& v4_tokenizer() {

@@ -12,14 +12,14 @@
 namespace kvasir {
 
 // Flags of a code point. The first five are general categories; an unassigned one has none.
-inline constexpr uint8_t kLetter = 1;        // \p{L}
-inline constexpr uint8_t kMark = 2;          // \p{M}
-inline constexpr uint8_t kNumber = 4;        // \p{N}
-inline constexpr uint8_t kPunctuation = 8;   // \p{P}
-inline constexpr uint8_t kSymbol = 16;       // \p{S}
-inline constexpr uint8_t kSpace = 32;        // White_Space
-inline constexpr uint8_t kHanKana = 64;      // U+4E00-9FA5 and U+3040-30FF, the second split of protocol 1.2
-inline constexpr uint8_t kNewline = 128;     // CR and LF
+inline constexpr uint8_t kLetter = 1;       // \p{L}
+inline constexpr uint8_t kMark = 2;         // \p{M}
+inline constexpr uint8_t kNumber = 4;       // \p{N}
+inline constexpr uint8_t kPunctuation = 8;  // \p{P}
+inline constexpr uint8_t kSymbol = 16;      // \p{S}
+inline constexpr uint8_t kSpace = 32;       // White_Space
+inline constexpr uint8_t kHanKana = 64;     // U+4E00-9FA5 and U+3040-30FF, the second split of protocol 1.2
+inline constexpr uint8_t kNewline = 128;    // CR and LF
 
 // Stands for a byte that begins no well-formed UTF-8 sequence; it has no flags.
 inline constexpr uint32_t kNotACodePoint = 0x110000;
@@ -43,9 +43,9 @@ Utf8Char decode_utf8(std::string_view text, size_t pos);
 // so that no later byte can change the reading of these. Malformed parts follow the maximal-subpart
 // practice of the Unicode standard (3.9, U+FFFD substitution), as Rust's from_utf8_lossy does.
 struct Utf8Step {
-  size_t bytes;     // of the character, or of the malformed part
-  bool valid;       // false: becomes one U+FFFD
-  bool complete;    // false: a well-formed beginning that the text ends in
+  size_t bytes;   // of the character, or of the malformed part
+  bool valid;     // false: becomes one U+FFFD
+  bool complete;  // false: a well-formed beginning that the text ends in
 };
 Utf8Step step_utf8(std::string_view text, size_t pos);
 

@@ -10,9 +10,13 @@ namespace {
 TEST(UnicodeClass, EveryCodePointHasTheClassesThatHuggingFaceTokenizersGivesIt) {
   const nlohmann::json golden = golden_json("hf_classes.json");
   std::vector<uint8_t> expected(0x110001, 0);
-  const std::pair<const char*, uint8_t> patterns[] = {
-      {"\\p{L}", kLetter}, {"\\p{M}", kMark}, {"\\p{N}", kNumber}, {"\\p{P}", kPunctuation}, {"\\p{S}", kSymbol},
-      {"\\s", kSpace}, {"[一-龥぀-ゟ゠-ヿ]", kHanKana}};
+  const std::pair<const char*, uint8_t> patterns[] = {{"\\p{L}", kLetter},
+                                                      {"\\p{M}", kMark},
+                                                      {"\\p{N}", kNumber},
+                                                      {"\\p{P}", kPunctuation},
+                                                      {"\\p{S}", kSymbol},
+                                                      {"\\s", kSpace},
+                                                      {"[一-龥぀-ゟ゠-ヿ]", kHanKana}};
   for (const auto& [pattern, flag] : patterns) {
     ASSERT_GT(golden.at(pattern).size(), 1u) << pattern;
     for (const auto& run : golden.at(pattern)) {
@@ -55,9 +59,12 @@ TEST(UnicodeClass, DecodesEveryCodePoint) {
 // Examples of the Unicode standard, 3.9, tables 3-8 to 3-11.
 TEST(UnicodeClass, ReplacesMaximalMalformedParts) {
   const std::string r = "\xef\xbf\xbd";
-  EXPECT_EQ(replace_malformed_utf8("\xc0\xaf\xe0\x80\xbf\xf0\x81\x82\x41"), r + r + r + r + r + r + r + r + "A");
-  EXPECT_EQ(replace_malformed_utf8("\xed\xa0\x80\xed\xbf\xbf\xed\xaf\x41"), r + r + r + r + r + r + r + r + "A");
-  EXPECT_EQ(replace_malformed_utf8("\xf4\x91\x92\x93\xff\x41\x80\xbf\x42"), r + r + r + r + r + "A" + r + r + "B");
+  EXPECT_EQ(replace_malformed_utf8("\xc0\xaf\xe0\x80\xbf\xf0\x81\x82\x41"),
+            r + r + r + r + r + r + r + r + "A");
+  EXPECT_EQ(replace_malformed_utf8("\xed\xa0\x80\xed\xbf\xbf\xed\xaf\x41"),
+            r + r + r + r + r + r + r + r + "A");
+  EXPECT_EQ(replace_malformed_utf8("\xf4\x91\x92\x93\xff\x41\x80\xbf\x42"),
+            r + r + r + r + r + "A" + r + r + "B");
   EXPECT_EQ(replace_malformed_utf8("\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41"), r + r + r + r + "A");
   EXPECT_EQ(replace_malformed_utf8("é\xe4\xb8"), "é" + r);
 }
