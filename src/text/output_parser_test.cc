@@ -156,7 +156,7 @@ TEST(OutputParser, Par4ABlockInReasoningIsTextIfReasoningGoesOn) {
 }
 
 TEST(OutputParser, Par4ABlockAtTheEndOfReasoningIsExecuted) {
-  for (const char* after : {"", "\n", "<｜end▁of▁sentence｜>"}) {
+  for (const char* after : {"", "\n", "<｜end▁of▁sentence｜>", "\n<think>\n"}) {
     const Output out = thinking("plan\n\n" + kBlock + after);
     EXPECT_EQ(out.reasoning, "plan");
     EXPECT_EQ(out.calls, kCalls);
@@ -243,6 +243,17 @@ TEST(OutputParser, Par8FinishReasons) {
   EXPECT_EQ(answering(kBlock).finish, FinishReason::kToolCalls);
   EXPECT_EQ(answering(kBlock, EndCause::kLength).finish, FinishReason::kToolCalls);
   EXPECT_EQ(thinking("a", EndCause::kLength).finish, FinishReason::kLength);
+}
+
+// A model that repeats itself up to its limit must not cost more than the text is long.
+TEST(OutputParser, RepeatedClosingTagsAreReadOnce) {
+  OutputParser parser(format(false));
+  for (const Piece& p : sample("<｜DSML｜tool_calls>\n")) (void)parser.push(p.text, p.kind);
+  const Sample again = sample("</｜DSML｜invoke>\n");
+  for (int i = 0; i < 100000; ++i) {
+    for (const Piece& p : again) ASSERT_TRUE(parser.push(p.text, p.kind).empty());
+  }
+  EXPECT_TRUE(parser.finish(EndCause::kLength).empty());
 }
 
 TEST(OutputParser, TextAfterTheEndTokenIsIgnored) {
