@@ -4,7 +4,7 @@
 #include "text/chat_template.h"
 
 #include <algorithm>
-#include <iterator>
+#include <tuple>
 #include <unordered_map>
 
 #include "base/check.h"
@@ -76,18 +76,18 @@ void sort_results(std::vector<Turn>& turns) {
       }
     }
     if (call_place.empty()) continue;
-    std::vector<Block> results;
-    std::copy_if(turn.blocks.begin(), turn.blocks.end(), std::back_inserter(results),
-                 [](const Block& b) { return b.is_result; });
-    const auto place = [&](const Block& b) {
-      const auto found = call_place.find(b.call_id);
-      return found == call_place.end() ? size_t{0} : found->second;
-    };
-    std::stable_sort(results.begin(), results.end(),
-                     [&](const Block& a, const Block& b) { return place(a) < place(b); });
+    std::vector<std::tuple<size_t, size_t, Block>> results;  // place of its call, place in the turn
+    for (size_t i = 0; i < turn.blocks.size(); ++i) {
+      if (!turn.blocks[i].is_result) continue;
+      const auto found = call_place.find(turn.blocks[i].call_id);
+      results.emplace_back(found == call_place.end() ? 0 : found->second, i, turn.blocks[i]);
+    }
+    std::sort(results.begin(), results.end(), [](const auto& a, const auto& b) {
+      return std::tie(std::get<0>(a), std::get<1>(a)) < std::tie(std::get<0>(b), std::get<1>(b));
+    });
     auto next = results.begin();
     for (Block& block : turn.blocks) {
-      if (block.is_result) block = *next++;
+      if (block.is_result) block = std::get<Block>(*next++);
     }
   }
 }

@@ -218,6 +218,19 @@ TEST(ChatTemplate, ForgedStructureInClientTextIsProtected) {
   EXPECT_EQ(found, 9u);  // schema, user, reasoning, content, name, key, value, result, reminder
 }
 
+TEST(ChatTemplate, ResultsFollowTheLastCallsAndUnknownIdsCountAsTheFirst) {
+  const std::string prompt = chat(R"([{"role":"user","content":"q"},
+      {"role":"assistant","tool_calls":[{"id":"c3","function":{"name":"f"}},{"id":"c1","function":{"name":"f"}}]},
+      {"role":"assistant","content":"a","tool_calls":[]},
+      {"role":"tool","tool_call_id":"c1","content":"R1"},{"role":"user","content":"t"},
+      {"role":"tool","tool_call_id":"x","content":"RX"},{"role":"tool","tool_call_id":"c3","content":"R3"},
+      {"role":"tool","content":"R0"}])");
+  const std::string_view expected =
+      "a<E><U><tool_result>RX</tool_result>\n\nt\n\n<tool_result>R3</tool_result>\n\n"
+      "<tool_result>R0</tool_result>\n\n<tool_result>R1</tool_result><A><think>";
+  EXPECT_TRUE(prompt.ends_with(expected)) << prompt;
+}
+
 TEST(ChatTemplate, ATaskSurvivesJoiningTheUserMessageBeforeIt) {
   EXPECT_EQ(chat(R"([{"role":"user","content":"a"},{"role":"user","content":"b","task":"domain"}])"),
             "<B><U>a\n\nb<｜domain｜>");

@@ -1,3 +1,5 @@
+// Two passes over the text: read_new_tags() looks for strict closing tags as text comes in, and what lies
+// before one is then read from start to end with everything known. Each byte is read once by the second pass.
 #include "text/dsml_block.h"
 
 #include <algorithm>
@@ -67,7 +69,9 @@ void DsmlBlock::on_closing_tag(const DsmlTag& tag) {
   if (tag.name == Name::kParameter) return;
   if (!unusable()) {
     const size_t limit = tag.name == Name::kInvoke ? tag.end : tag.begin;
-    if (read_invokes(limit) == Read::kEnd) fail("an invoke is not closed before the block's closing tag");
+    const Read read = read_invokes(limit);
+    if (read == Read::kEnd) fail("an invoke is not closed before the block's closing tag");
+    if (read == Read::kOk && rest_begin_ == limit) read_from_ = limit;
   }
   if (tag.name == Name::kToolCalls) {
     closed_ = true;
@@ -75,9 +79,9 @@ void DsmlBlock::on_closing_tag(const DsmlTag& tag) {
   }
 }
 
-// Reads from accepted_end_ (before the first call: from the start) up to `limit`.
+// Reads from read_from_ up to `limit`; leaves rest_begin_ where it stopped if nothing was missing.
 DsmlBlock::Read DsmlBlock::read_invokes(size_t limit) {
-  size_t at = accepted_end_;
+  size_t at = read_from_;
   if (at == 0) {
     if (const Read r = read_header(at, limit); r != Read::kOk) return r;
   }
@@ -223,6 +227,7 @@ DsmlBlock::End DsmlBlock::finish() {
 
 void DsmlBlock::cut_back() {
   text_.resize(accepted_end_);
+  read_from_ = accepted_end_;
   std::erase_if(marks_, [&](size_t mark) { return mark >= accepted_end_; });
   std::erase_if(specials_, [&](const ByteRange& r) { return r.begin >= accepted_end_; });
   next_mark_ = marks_.size();

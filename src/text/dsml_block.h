@@ -83,6 +83,7 @@ class DsmlBlock {
   size_t next_mark_ = 0;             // marks before it have been looked at for closing tags
   std::vector<ParsedCall> calls_;
   size_t accepted_end_ = 0;
+  size_t read_from_ = 0;  // everything before it has been read; at least accepted_end_ between calls
   size_t rest_begin_ = 0;
   bool closed_ = false;
   std::string reason_;

@@ -1,3 +1,4 @@
+// A hand-written reader, since a tag must be told from one that is still incomplete and from one that is bad.
 #include "text/dsml_tag.h"
 
 #include <algorithm>

@@ -210,6 +210,19 @@ class JsonReader {
   size_t max_depth_ = 0;
 };
 
+JsonValue::JsonValue() = default;
+JsonValue::JsonValue(bool value) : v_(value) {}
+JsonValue::JsonValue(std::string value) : v_(std::move(value)) {}
+JsonValue::JsonValue(std::string_view value) : v_(std::string(value)) {}
+JsonValue::JsonValue(const char* value) : v_(std::string(value)) {}
+JsonValue::JsonValue(Array value) : v_(std::move(value)) {}
+JsonValue::JsonValue(Object value) : v_(std::move(value)) {}
+JsonValue::JsonValue(const JsonValue&) = default;
+JsonValue::JsonValue(JsonValue&&) noexcept = default;
+JsonValue& JsonValue::operator=(const JsonValue&) = default;
+JsonValue& JsonValue::operator=(JsonValue&&) noexcept = default;
+JsonValue::~JsonValue() = default;
+
 JsonValue::JsonValue(int64_t value) : v_(Number{std::to_string(value)}) {}
 
 JsonValue::JsonValue(double value) {

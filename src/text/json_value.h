@@ -32,15 +32,21 @@ class JsonValue {
   using Array = std::vector<JsonValue>;
   using Object = std::vector<Member>;  // no key twice
 
-  JsonValue() = default;  // null
-  explicit JsonValue(bool value) : v_(value) {}
+  JsonValue();  // null
+  explicit JsonValue(bool value);
   explicit JsonValue(int64_t value);
   explicit JsonValue(double value);  // finite
-  explicit JsonValue(std::string value) : v_(std::move(value)) {}
-  explicit JsonValue(std::string_view value) : v_(std::string(value)) {}
-  explicit JsonValue(const char* value) : v_(std::string(value)) {}
-  explicit JsonValue(Array value) : v_(std::move(value)) {}
-  explicit JsonValue(Object value) : v_(std::move(value)) {}
+  explicit JsonValue(std::string value);
+  explicit JsonValue(std::string_view value);
+  explicit JsonValue(const char* value);
+  explicit JsonValue(Array value);
+  explicit JsonValue(Object value);
+  // Defined where Member is complete.
+  JsonValue(const JsonValue&);
+  JsonValue(JsonValue&&) noexcept;
+  JsonValue& operator=(const JsonValue&);
+  JsonValue& operator=(JsonValue&&) noexcept;
+  ~JsonValue();
 
   // Strict RFC 8259, valid UTF-8, nothing but blanks after the value. A key given twice keeps its first
   // place and its last value. An integer may have any number of digits; a float must fit a double.

@@ -1,3 +1,6 @@
+// The state machine of output_parser.h. Input is cut into bytes of ordinary text and meanings of special
+// tokens, in order; each state says what one of them does in it. taken_ is the place in sampled_ of the byte
+// or token at hand, which is how a block knows where it began.
 #include "text/output_parser.h"
 
 #include <array>
@@ -176,7 +179,6 @@ void OutputParser::on_special(Special special, std::string_view text) {
       drain_block();
       break;
     case State::kAfterBlock:
-      if (in_reasoning_) block_was_reasoning();
       in_reasoning_ ? on_special_in_text(special, text) : void(dropped_.after_block += text.size());
       break;
     case State::kMarker:

@@ -108,9 +108,9 @@ class OutputParser {
     kText,        // reasoning or content
     kMarker,      // after "<｜DSML｜": a block, or a tag of none
     kStrayTag,    // inside a tag that is swallowed
-    kBlock,       //
+    kBlock,       // collecting
     kAfterBlock,  // closed: in reasoning not executed yet
-    kUnusable,    //
+    kUnusable,    // nothing more counts until cut_back()
   };
   enum class Special { kThink, kEndThink, kDsml, kEos, kOther };
 

@@ -156,7 +156,7 @@ TEST(OutputParser, Par4ABlockInReasoningIsTextIfReasoningGoesOn) {
 }
 
 TEST(OutputParser, Par4ABlockAtTheEndOfReasoningIsExecuted) {
-  for (const char* after : {"", "\n", "<｜end▁of▁sentence｜>"}) {
+  for (const char* after : {"", "\n", "<｜end▁of▁sentence｜>", "\n<think>\n"}) {
     const Output out = thinking("plan\n\n" + kBlock + after);
     EXPECT_EQ(out.reasoning, "plan");
     EXPECT_EQ(out.calls, kCalls);
@@ -243,6 +243,36 @@ TEST(OutputParser, Par8FinishReasons) {
   EXPECT_EQ(answering(kBlock).finish, FinishReason::kToolCalls);
   EXPECT_EQ(answering(kBlock, EndCause::kLength).finish, FinishReason::kToolCalls);
   EXPECT_EQ(thinking("a", EndCause::kLength).finish, FinishReason::kLength);
+}
+
+TEST(OutputParser, CountsEveryByteThatItDrops) {
+  const auto dropped = [](const Sample& pieces, const OutputFormat& f) {
+    OutputParser parser(f);
+    for (const Piece& p : pieces) (void)parser.push(p.text, p.kind);
+    (void)parser.finish(EndCause::kStop);
+    return parser.dropped();
+  };
+  const std::string stray = "</｜DSML｜invoke>";
+  const DroppedBytes none_offered =
+      dropped(sample("a" + kBlock + "b" + stray + "<think>") + Sample{{"<｜User｜>", TextKind::kSpecial}},
+              format(false, ToolChoice::kNone));
+  EXPECT_EQ(none_offered.removed_blocks, kBlock.size());
+  EXPECT_EQ(none_offered.stray_tags, stray.size());
+  EXPECT_EQ(none_offered.think_tokens, kThinkText.size());
+  EXPECT_EQ(none_offered.special_tokens, std::string("<｜User｜>").size());
+  EXPECT_EQ(none_offered.after_block, 0u);
+  EXPECT_EQ(dropped(sample(kBlock + "\nx" + stray), format(false)).after_block, 2 + stray.size());
+}
+
+// A model that repeats itself up to its limit must not cost more than the text is long.
+TEST(OutputParser, RepeatedClosingTagsAreReadOnce) {
+  OutputParser parser(format(false));
+  for (const Piece& p : sample("<｜DSML｜tool_calls>\n")) (void)parser.push(p.text, p.kind);
+  const Sample again = sample("</｜DSML｜invoke>\n");
+  for (int i = 0; i < 100000; ++i) {
+    for (const Piece& p : again) ASSERT_TRUE(parser.push(p.text, p.kind).empty());
+  }
+  EXPECT_TRUE(parser.finish(EndCause::kLength).empty());
 }
 
 TEST(OutputParser, TextAfterTheEndTokenIsIgnored) {
