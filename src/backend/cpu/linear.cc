@@ -47,7 +47,7 @@ Route choose_route(const CpuContext& context, LinearKind kind, WeightFormat form
   if (rows <= kNarrowRows) return narrow;
   const LinearKernels& kernels = linear_kernels(context.isa);
   Route wide = quantised ? Route::kWideInt8 : Route::kWideBf16;
-  return kernels.has[static_cast<int>(wide)] ? wide : narrow;
+  return kernels.has(wide) ? wide : narrow;
 }
 
 Stored stored_format(WeightFormat format) {
@@ -102,12 +102,12 @@ PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, cons
 
 namespace {
 
-// Rows of weights per task: about four tasks a thread, not under 16 KB of weights, whole groups of 16 rows.
+// Rows of weights per task: about four tasks a thread, not under 16 KB of weights, whole groups of 32 rows.
 int64_t rows_per_task(const WeightMatrix& w, int64_t rows, int threads) {
   int64_t even_share = rows / (4 * threads);
   int64_t worth_a_task = (16 << 10) / std::max<int64_t>(1, w.data_row_bytes());
   int64_t n = std::max<int64_t>({even_share, worth_a_task, 1});
-  return std::min((n + 15) / 16 * 16, std::max<int64_t>(rows, 1));
+  return std::min((n + 31) / 32 * 32, std::max<int64_t>(rows, 1));
 }
 
 // out[t, 0..count) = x[t] * w[begin .. begin + count)^T

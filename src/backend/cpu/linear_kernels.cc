@@ -6,6 +6,7 @@
 
 #include "backend/cpu/pack_kernels.h"
 #include "backend/cpu/simd.h"
+#include "backend/cpu/wide_kernels.h"
 
 namespace kvasir::cpu::KVASIR_ISA {
 namespace {
@@ -201,7 +202,7 @@ void multiply_real(const MultiplyJob& job) {
   }
 }
 
-void multiply(Route route, const MultiplyJob& job) {
+void narrow_multiply(Route route, const MultiplyJob& job) {
   if (route == Route::kInt8) return multiply_with<Int8Kernel>(job);
 #if KVASIR_SIMD_AVX512
   if (bf16_records(route)) return multiply_real<Bf16Kernel>(job);
@@ -209,13 +210,25 @@ void multiply(Route route, const MultiplyJob& job) {
   multiply_real<FloatKernel>(job);
 }
 
-int64_t scratch_bytes(Route, int64_t) { return 0; }
+bool is_wide(Route route) { return route == Route::kWideInt8 || route == Route::kWideBf16; }
+
+int64_t packed_bytes(Route route, Stored, int64_t cols) {
+  return is_wide(route) ? wide_packed_bytes(route, cols) : narrow_packed_bytes(route, cols);
+}
+void pack(Route route, Stored format, const float* x, int64_t begin, int64_t end, int64_t cols,
+          uint8_t* packed) {
+  is_wide(route) ? wide_pack(route, format, x, begin, end, cols, packed)
+                 : narrow_pack(route, format, x, begin, end, cols, packed);
+}
+int64_t scratch_bytes(Route route, int64_t) { return is_wide(route) ? wide_scratch_bytes(route) : 0; }
+void multiply(Route route, const MultiplyJob& job) {
+  is_wide(route) ? wide_multiply(route, job) : narrow_multiply(route, job);
+}
+bool has(Route route) { return !is_wide(route) || has_wide(route); }
 
 }  // namespace
 
 extern const LinearKernels kLinearKernels;
-const LinearKernels kLinearKernels = {
-    {true, true, true, true, false, false}, narrow_packed_bytes, narrow_pack, scratch_bytes, multiply, swiglu,
-};
+const LinearKernels kLinearKernels = {has, packed_bytes, pack, scratch_bytes, multiply, swiglu};
 
 }  // namespace kvasir::cpu::KVASIR_ISA

@@ -62,7 +62,7 @@ struct SwigluJob {
 };
 
 struct LinearKernels {
-  bool has[kRouteCount];  // routes this set implements; kF32, kBf16, kE4m3 and kInt8 always
+  bool (*has)(Route);  // does this set implement it? kF32, kBf16, kE4m3 and kInt8 it always does
   // Bytes of one packed row; a multiple of 64. `format` is that of the weights it will meet.
   int64_t (*packed_bytes)(Route, Stored format, int64_t cols);
   // Columns [begin, end) of a row of `cols`, x[0] being column `begin`; begin is a multiple of 128, and end

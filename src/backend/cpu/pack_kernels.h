@@ -105,7 +105,7 @@ inline bool bf16_records(Route route) {
 #endif
 }
 
-inline int64_t narrow_packed_bytes(Route route, Stored, int64_t cols) {
+inline int64_t narrow_packed_bytes(Route route, int64_t cols) {
   int64_t blocks = blocks_of(cols);
   if (route == Route::kInt8) return blocks * static_cast<int64_t>(sizeof(Int8Record));
   int64_t record = bf16_records(route) ? 2 * kBlock : 4 * kBlock;
