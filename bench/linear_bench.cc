@@ -18,7 +18,7 @@
 
 #include "backend/cpu/experts.h"
 #include "backend/cpu/linear.h"
-#include "bench/ceilings.h"
+#include "cli/ceilings.h"
 
 namespace kvasir::bench {
 namespace {

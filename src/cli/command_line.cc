@@ -288,6 +288,10 @@ void declare(CLI::App& app, BenchOptions& o) {
       ->transform(between(1, 10000))
       ->type_name("N")
       ->needs(synthetic);
+  app.add_option("--vocab", o.vocab, "Another vocabulary size for the synthetic model")
+      ->transform(between<int64_t>(1, 1 << 20))
+      ->type_name("N")
+      ->needs(synthetic);
   app.add_option("--context", o.contexts, "Context lengths to measure at")
       ->delimiter(',')
       ->allow_extra_args(false)

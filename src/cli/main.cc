@@ -1,4 +1,5 @@
 // The kvasir binary: which subcommands it has. Their flags are in command_line.cc, their work in a file each.
+#include "cli/bench.h"
 #include "cli/chat.h"
 #include "cli/command_line.h"
 #include "cli/generate.h"
@@ -17,5 +18,6 @@ int main(int argc, char** argv) {
   line.add(kvasir::run_tokenize);
   line.add(kvasir::run_inspect);
   line.add(kvasir::run_memory);
+  line.add(kvasir::run_bench);
   return line.run(argc, argv);
 }

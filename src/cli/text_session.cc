@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <random>
 
+#include "cli/table.h"
 #include "io/file.h"
 #include "model/accounting.h"
 
@@ -12,13 +13,6 @@ namespace kvasir {
 namespace {
 
 constexpr int64_t kMaxPromptFileBytes = int64_t{256} << 20;
-
-std::string bytes_text(double bytes) {
-  const char* units[] = {"B", "kB", "MB", "GB", "TB"};
-  int u = 0;
-  while (bytes >= 1000 && u < 4) bytes /= 1000, ++u;
-  return fmt::format("{:.{}f} {}", bytes, u == 0 ? 0 : 2, units[u]);
-}
 
 }  // namespace
 
@@ -141,8 +135,8 @@ std::string statistics_line(const GenerationStats& s, TextSession& session, cons
     line += fmt::format(", drafts {} of {} accepted ({:.2f} tokens a step)", s.accepted, s.drafted,
                         static_cast<double>(s.generated_tokens - 1) / static_cast<double>(s.decode_steps));
   }
-  return line + fmt::format("; KV of {} tokens {} (GQA8 bf16: {})", context, bytes_text(static_cast<double>(own.kv_bytes())),
-                            bytes_text(static_cast<double>(gqa8_footprint(config, context).kv_bytes())));
+  return line + fmt::format("; KV of {} tokens {} (GQA8 bf16: {})", context, human_bytes(static_cast<double>(own.kv_bytes())),
+                            human_bytes(static_cast<double>(gqa8_footprint(config, context).kv_bytes())));
 }
 
 }  // namespace kvasir

@@ -1,4 +1,4 @@
-#include "bench/ceilings.h"
+#include "cli/ceilings.h"
 
 #include <algorithm>
 #include <chrono>
