@@ -209,21 +209,19 @@ class Keys {
 
 // Names the architecture when it is one that kvasir knows of and cannot run.
 void check_architecture(Keys& keys) {
-  for (std::string_view key : kV41Keys) {
-    if (keys.has(key)) {
-      return keys.fail(
-          fmt::format(
-              "key {} belongs to DeepSeek-V4.1, which is not supported (another architecture than V4)", key),
-          ErrorCode::kUnsupported);
-    }
-  }
+  auto refuse_v41 = [&](std::string_view what) {
+    keys.fail(fmt::format(
+                  "{} belongs to DeepSeek-V4.1, which is not supported (another architecture than V4)", what),
+              ErrorCode::kUnsupported);
+  };
   for (auto field : keys.raw()) {
-    if (field.key.starts_with("engram")) {
-      return keys.fail(
-          fmt::format(
-              "key {} belongs to DeepSeek-V4.1, which is not supported (another architecture than V4)",
-              printable(field.key)),
-          ErrorCode::kUnsupported);
+    bool listed = std::find(std::begin(kV41Keys), std::end(kV41Keys), field.key) != std::end(kV41Keys);
+    if (listed || field.key.starts_with("engram"))
+      return refuse_v41(fmt::format("key {}", printable(field.key)));
+    std::string_view type;
+    if (field.key != "model_type" || field.value.get(type)) continue;
+    for (std::string_view name : {"deepseek_v4_1", "deepseek_v41", "deepseek_v4.1"}) {
+      if (type.starts_with(name)) return refuse_v41(fmt::format("model_type {}", printable(type)));
     }
   }
   keys.expect_text("model_type", "deepseek_v4");

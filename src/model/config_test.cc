@@ -249,6 +249,8 @@ TEST(Config, V41IsNamedAsNotSupported) {
     v41.insert(1, fmt::format("\"{}\": [2, 8], ", key));
     expect_refused(v41, ErrorCode::kUnsupported, {key, "DeepSeek-V4.1", "not supported"});
   }
+  expect_refused(with_value(json, "model_type", "\"deepseek_v4_1\""), ErrorCode::kUnsupported,
+                 {"deepseek_v4_1", "V4.1", "not supported"});
   expect_refused(with_value(json, "compress_ratios", "[0, 0, 2, 1, 0]"), ErrorCode::kUnsupported,
                  {"compress_ratios[2] is 2", "V4.1"});
 }
