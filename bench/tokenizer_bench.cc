@@ -162,7 +162,8 @@ int run(int argc, char** argv) {
   }
   if (out_path.empty()) return 0;
   std::ofstream(out_path) << fmt::format(
-      "{{\n  \"bench\": \"tokenizer\",\n  \"command\": \"{}\",\n  \"machine\": \"{}, 1 core\",\n  \"vocab\": "
+      "{{\n  \"bench\": \"tokenizer\",\n  \"command\": \"{}\",\n  \"machine\": \"{}, 1 core\",\n  \"time\": "
+      "\"processor time, best of 5\",\n  \"vocab\": "
       "{},\n"
       "  \"load_ms\": {:.1f},\n  \"texts\": [{}\n  ]\n}}\n",
       command, cpu_name(), tokenizer->vocab_size(), load * 1e3, rows);

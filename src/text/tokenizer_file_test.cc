@@ -2,7 +2,6 @@
 // seen and what was expected. Each case is tiny.json with one change.
 #include "text/tokenizer_file.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 
