@@ -1,0 +1,81 @@
+#include "bench/ceilings.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#ifdef KVASIR_ONEDNN
+#include <dnnl.hpp>
+#endif
+
+namespace kvasir::bench {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+namespace {
+
+uint64_t read_span(const uint8_t* p, int64_t bytes) {
+  constexpr int64_t kAhead = 8192, kStep = 256;
+  uint64_t sums[kStep / 8] = {};
+  for (int64_t i = 0; i + kStep <= bytes; i += kStep) {
+    for (int64_t line = 0; line < kStep; line += 64) __builtin_prefetch(p + i + kAhead + line, 0, 3);
+    uint64_t words[kStep / 8];
+    std::memcpy(words, p + i, kStep);
+    for (int64_t j = 0; j < kStep / 8; ++j) sums[j] ^= words[j];
+  }
+  uint64_t all = 0;
+  for (uint64_t s : sums) all ^= s;
+  return all;
+}
+
+}  // namespace
+
+double read_bandwidth(ThreadPool& pool, const uint8_t* data, int64_t bytes) {
+  // Passes over 256 MB, another part of the memory each time: short enough that on a shared machine some run
+  // undisturbed, larger than any cache.
+  constexpr int64_t kPass = int64_t{256} << 20;
+  double best = 0;
+  volatile uint64_t sink = 0;
+  const int64_t share = kPass / pool.size(), parts = bytes / kPass;
+  for (int64_t pass = 0; pass < 4 * parts; ++pass) {
+    const uint8_t* part = data + pass % parts * kPass;
+    double start = now();
+    pool.run(pool.size(), [&](int64_t task, int) { sink = sink ^ read_span(part + task * share, share); });
+    best = std::max(best, static_cast<double>(share * pool.size()) / (now() - start));
+  }
+  return best;
+}
+
+#ifdef KVASIR_ONEDNN
+MatrixRate onednn_bf16(int threads) {
+  setenv("OMP_NUM_THREADS", std::to_string(threads).c_str(), 1);  // read when libgomp starts its team
+  using namespace dnnl;
+  try {
+    constexpr int64_t kM = 4096, kN = 4096, kK = 512;
+    engine cpu(engine::kind::cpu, 0);
+    stream stream(cpu);
+    auto any = memory::format_tag::any;
+    memory::desc a({kM, kK}, memory::data_type::bf16, any), b({kK, kN}, memory::data_type::bf16, any);
+    memory::desc c({kM, kN}, memory::data_type::f32, any);
+    matmul::primitive_desc plan(matmul::desc(a, b, c), cpu);
+    matmul product(plan);
+    memory am(plan.src_desc(), cpu), bm(plan.weights_desc(), cpu), cm(plan.dst_desc(), cpu);
+    std::memset(am.get_data_handle(), 0, plan.src_desc().get_size());
+    std::memset(bm.get_data_handle(), 0, plan.weights_desc().get_size());
+    double best = 1e9;
+    for (int pass = 0; pass < 30; ++pass) {
+      double start = now();
+      product.execute(stream, {{DNNL_ARG_SRC, am}, {DNNL_ARG_WEIGHTS, bm}, {DNNL_ARG_DST, cm}});
+      stream.wait();
+      best = std::min(best, now() - start);
+    }
+    return {2.0 * kM * kN * kK / best, std::string("oneDNN bf16 4096x4096x512, ") + plan.impl_info_str()};
+  } catch (const error& e) {
+    return {0, std::string("oneDNN refused: ") + e.what()};
+  }
+}
+#else
+MatrixRate onednn_bf16(int) { return {0, "not measured: built without oneDNN (libdnnl-dev)"}; }
+#endif
+
+}  // namespace kvasir::bench
