@@ -16,10 +16,10 @@ class Stage:
 
 
 STAGES = [
-    Stage(0.00, 512, 64, False, False, {"text": 0.75, "chat_short": 0.25}),
-    Stage(0.15, 512, 64, False, True, {"text": 0.65, "chat_short": 0.35}),
-    Stage(0.35, 2048, 16, True, True, {"text": 0.5, "chat_short": 0.15, "chat_mid": 0.35}),
-    Stage(0.75, 4096, 8, True, True, {"text": 0.375, "chat_mid": 0.375, "chat_long": 0.25}),
+    Stage(0.00, 512, 128, False, False, {"text": 0.625, "chat_short": 0.375}),
+    Stage(0.08, 512, 128, False, True, {"text": 0.5, "chat_short": 0.5}),
+    Stage(0.35, 2048, 32, True, True, {"text": 0.5, "chat_short": 0.1875, "chat_mid": 0.3125}),
+    Stage(0.78, 4096, 16, True, True, {"text": 0.375, "chat_short": 0.125, "chat_mid": 0.25, "chat_long": 0.25}),
 ]
 
 

@@ -20,7 +20,7 @@ import samples
 
 HELD_OUT = 50           # one file in this many is never trained on
 PROMPT_WEIGHT = 0.4     # loss weight of the user's part of a chat
-CHATS = {"chat_short": (1200, 36000), "chat_mid": (5000, 11000), "chat_long": (10500, 3500)}  # characters, samples
+CHATS = {"chat_short": (1200, 100000), "chat_mid": (5000, 27000), "chat_long": (10500, 8000)}  # characters, samples
 
 
 def read_corpus(path):
@@ -66,7 +66,7 @@ class Encoder:
                 new = [self.special[part[0]]] if isinstance(part, tuple) else next(pieces)
                 ids += new
                 weight += [1.0 if answering else PROMPT_WEIGHT] * len(new)
-                answering = answering or part == samples.ASSISTANT
+                answering = part == samples.ASSISTANT or answering and part != samples.EOS
             rows.append(numpy.array(ids, dtype=numpy.int16))
             weights.append(numpy.array(weight, dtype=numpy.float16))
         return stream(rows, weights)

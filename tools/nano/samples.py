@@ -305,6 +305,29 @@ def write_text(row, rng):
     return chat(question.format(t=title.strip()), body[:stop] if stop > 0 else body, rng)
 
 
+def look_up(words, rng):
+    """A short file of names and values and several questions about it, one after the other: teaches to copy."""
+    def word():
+        entry = rng.choice(rng.choice(words)["t"].split("\n"))
+        return re.sub(r"\W+", "_", entry.split(" (")[0].split(", ")[0]).strip("_") or "name"
+
+    pairs = {}
+    while len(pairs) < rng.randrange(4, 20):
+        value = rng.choice([str(rng.randrange(10 ** rng.randrange(1, 7))), word(), f"{rng.randrange(1000):03d} {word()}"])
+        pairs[word() if rng.random() < 0.5 else f"{word()}-{word()}"] = value
+    path, line = rng.choice([("settings.ini", "{} = {}"), ("table.txt", "{}: {}"), ("names.md", "- {}: {}"),
+                             ("config.yaml", "{}: \"{}\""), ("constants.py", "{} = \"{}\""), (".env", "{}={}")])
+    text = "\n".join(line.format(k, v) for k, v in pairs.items())
+    asked = rng.sample(list(pairs), min(len(pairs), rng.randrange(2, 7)))
+    question = rng.choice(["What is {}?", "What is the value of {}?", "{}", "Which value has {}?", "Look up {}."])
+    answer = rng.choice(["{1}", "{1}", "`{0}` is `{1}`.", "The value of {0} is {1}."])
+    first = show_file("doc", path, text, question.format(asked[0]), rng)
+    parts = chat(first, answer.format(asked[0], pairs[asked[0]]), rng)
+    for name in asked[1:]:
+        parts += [USER, question.format(name), ASSISTANT, END_THINK, answer.format(name, pairs[name]), EOS]
+    return parts
+
+
 def small_talk(rng):
     asked, said = rng.choice(SMALL_TALK)
     return chat(rng.choice(asked.split("|")), rng.choice(said.split("|")), rng, "This is a simple message.",
@@ -319,7 +342,9 @@ def make(rows, budget, count, rng):
     out = []
     while len(out) < count:
         draw = rng.random()
-        if draw < 0.66:
+        if draw < 0.10 and words:
+            sample = look_up(words, rng)
+        elif draw < 0.66:
             sample = about_file(rng.choice(files), rng.randrange(budget // 4, budget), rng)
         elif draw < 0.76:
             sample = about_files(rng.sample(files, rng.choice([2, 2, 3])), budget, rng)

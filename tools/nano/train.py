@@ -156,18 +156,62 @@ def warm_up(model, loss_of, device):
         print(f"compiled {length} x {rows} sparse={sparse} in {time.time() - begin:.1f} s", flush=True)
 
 
-def load_cache(path):
-    if path and os.path.exists(path):
-        with open(path, "rb") as f:
-            torch.compiler.load_cache_artifacts(f.read())
+class Step:
+    """Losses and gradients of one batch of one stage. On a GPU the whole of it is recorded once as a CUDA graph and
+    replayed: a step is thousands of small kernels, and starting them from Python takes longer than running them."""
+
+    pool = None
+
+    def __init__(self, model, loss_of, stage, graph):
+        self.model, self.loss_of, self.stage, self.graph = model, loss_of, stage, None
+        if graph:
+            self.record()
+
+    def run(self, ids, weights):
+        self.model.fp4_weights = self.stage.fp4
+        trunk, mtp, index, loads = losses_of(self.model, self.loss_of, ids, weights, self.stage.sparse)
+        (trunk + MTP_WEIGHT * mtp + INDEX_WEIGHT * index).backward()
+        return trunk.detach(), mtp.detach(), index.detach(), loads
+
+    def record(self):
+        device = self.model.embed.device
+        self.ids = torch.zeros(self.stage.rows, self.stage.length + 2, dtype=torch.long, device=device)
+        self.weights = torch.ones_like(self.ids, dtype=torch.float)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self.model.zero_grad(set_to_none=True)
+                self.run(self.ids, self.weights)
+        torch.cuda.current_stream().wait_stream(side)
+        self.model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=Step.pool):
+            self.out = self.run(self.ids, self.weights)
+        Step.pool = graph.pool()
+        self.grads = [p.grad for p in self.model.parameters()]
+        self.graph = graph
+
+    def __call__(self, ids, weights):
+        if self.graph is None:
+            self.model.zero_grad(set_to_none=True)
+            return self.run(ids, weights)
+        self.ids.copy_(ids)
+        self.weights.copy_(weights)
+        self.graph.replay()
+        for p, g in zip(self.model.parameters(), self.grads):
+            p.grad = g
+        return self.out
 
 
-def save_cache(path):
-    artifacts = torch.compiler.save_cache_artifacts() if path else None
-    if artifacts:
-        with open(path, "wb") as f:
-            f.write(artifacts[0])
-        print("compile cache", len(artifacts[0]), "bytes", flush=True)
+def make_step(model, loss_of, stage, graph):
+    try:
+        return Step(model, loss_of, stage, graph)
+    except RuntimeError as error:
+        print("no CUDA graph, slower:", str(error).split("\n")[0], flush=True)
+        torch.cuda.synchronize()
+        return Step(model, loss_of, stage, False)
 
 
 def train(args):
@@ -192,7 +236,6 @@ def train(args):
     loss_of = token_loss
     if device == "cuda" and not args.eager:
         torch._dynamo.config.recompile_limit = 64
-        load_cache(args.load_cache)
         model.compile()
         loss_of = torch.compile(token_loss, dynamic=False)
         warm_up(model, loss_of, device)
@@ -208,23 +251,23 @@ def train(args):
         log.write("step,seconds,tokens,length,rate,loss,mtp_loss,index_loss,load_spread,held_bits_per_byte\n")
     begin = time.time() - spent
     sums, since, last_tokens, last_time = torch.zeros(4, device=device), 0, tokens, time.time()
-    elapsed, next_eval = spent, spent + total / 8
+    elapsed, next_eval, stage = spent, spent + total / 8, None
     while elapsed < stop_at:
         fraction = elapsed / total
-        stage, factor = stage_at(fraction), learning_rate(fraction)
-        model.fp4_weights = stage.fp4
+        if stage_at(fraction) is not stage:
+            stage = stage_at(fraction)
+            one_step = make_step(model, loss_of, stage, device == "cuda" and not args.no_graph)
+        factor = learning_rate(fraction)
         ids, weights = streams.batch(stage.mixture, stage.rows, stage.length)
-        trunk, mtp, index, loads = losses_of(model, loss_of, ids, weights, stage.sparse)
-        (trunk + MTP_WEIGHT * mtp + INDEX_WEIGHT * index).backward()
+        trunk, mtp, index, loads = one_step(ids, weights)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
         model.balance(loads, BALANCE_SPEED * factor)
         spread = loads[config.num_hash_layers:].max(-1).values.mean() / loads.mean()
-        sums += torch.stack([trunk.detach(), mtp.detach(), index.detach(), spread])
+        sums += torch.stack([trunk, mtp, index, spread])
         step, since, tokens = step + 1, since + 1, tokens + stage.rows * stage.length
         if since == args.log_every:
             values = (sums / since).tolist()  # waits for the device: the clock below is real
@@ -253,7 +296,6 @@ def train(args):
     if args.state:
         torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
                     "seconds": time.time() - begin, "tokens": tokens, "step": step}, args.state)
-    save_cache(args.save_cache)
     with uncompiled(model):
         finish(args, model, streams, {"steps": step, "tokens": tokens, "seconds": round(time.time() - begin, 1),
                                   "parameters": sum(p.numel() for p in model.parameters()), "seed": args.seed,
@@ -288,10 +330,9 @@ def main():
     parser.add_argument("--init", help="start from this exported model")
     parser.add_argument("--resume")
     parser.add_argument("--state")
-    parser.add_argument("--load-cache")
-    parser.add_argument("--save-cache")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--no-graph", action="store_true", help="do not record CUDA graphs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--adam-lr", type=float, default=2e-3)
     parser.add_argument("--muon-lr", type=float, default=3e-3)
