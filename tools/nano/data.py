@@ -77,11 +77,11 @@ def stream(rows, weights):
     return {"ids": numpy.concatenate(rows), "weights": numpy.concatenate(weights), "begins": begins.astype(numpy.int64)}
 
 
-def token_bytes(tokenizer_path, vocab):
+def token_bytes(tokenizer_path):
     """How many bytes each id stands for; special tokens none."""
     with open(tokenizer_path, encoding="utf-8") as f:
         t = json.load(f)
-    sizes = numpy.zeros(vocab, dtype=numpy.int32)
+    sizes = numpy.zeros(1 + max(a["id"] for a in t["added_tokens"]), dtype=numpy.int32)
     for token, i in t["model"]["vocab"].items():
         sizes[i] = len(token)
     for token in t["added_tokens"]:
@@ -96,8 +96,7 @@ def prepare(corpus, tokenizer, out, scale, seed):
     workers = multiprocessing.cpu_count()
     jobs = [(name, part, workers, scale, seed) for name in CHATS for part in range(workers)]
     with multiprocessing.get_context("fork").Pool(workers) as pool:
-        made = pool.map_async(make_chats, jobs, chunksize=1)
-        made = made.get()
+        made = pool.map(make_chats, jobs, chunksize=1)
     chats = {name: [] for name in CHATS}
     for (name, *_), part in zip(jobs, made):
         chats[name] += part
@@ -110,7 +109,7 @@ def prepare(corpus, tokenizer, out, scale, seed):
     rng = random.Random(seed + 1)
     streams["held_chat"] = encoder.chats(samples.make(held, 2500, max(20, int(400 * scale)), rng))
     arrays = {f"{name}.{field}": v for name, s in streams.items() for field, v in s.items()}
-    numpy.savez(out, token_bytes=token_bytes(tokenizer, 6144), **arrays)
+    numpy.savez(out, token_bytes=token_bytes(tokenizer), **arrays)
     print({name: len(s["ids"]) for name, s in streams.items()}, "ids;", len(TRAIN_ROWS), "files", flush=True)
 
 

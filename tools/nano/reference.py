@@ -128,7 +128,7 @@ class Reference:
         entries = self.norm(torch.stack(out), name + ".norm.weight")
         return self.rope(entries, torch.arange(len(out)) * ratio, ratio)
 
-    def attention(self, x, at, ratio, trace):
+    def attention(self, x, at, ratio):
         c, t = self.c, len(x)
         heads, dim = c["num_attention_heads"], c["head_dim"]
         positions = torch.arange(t)
@@ -195,7 +195,7 @@ class Reference:
             pre, post, comb = self.hc_coefficients(x, f"{at}hc_{part}")
             h = self.norm(torch.einsum("ts,tsd->td", pre, x), f"{at}{part}_norm.weight")
             if part == "attn":
-                y = self.attention(h, at + "attn.", self.c["compress_ratios"][layer], trace)
+                y = self.attention(h, at + "attn.", self.c["compress_ratios"][layer])
             else:
                 y = self.moe(h, ids, at + "ffn.")
             trace[f"{at}{part}.out"] = y
