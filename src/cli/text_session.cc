@@ -121,7 +121,8 @@ void AnswerText::finish() {
 
 Result<std::string> file_for_prompt(const std::string& path) {
   KVASIR_TRY(std::string text, read_text_file(path, kMaxPromptFileBytes));
-  return fmt::format("File: {}\n\n{}\n\n", path, text);
+  bool ends_line = !text.empty() && text.back() == '\n';
+  return fmt::format("[file name]: {}\n[file content begin]\n{}{}[file content end]\n", path, text, ends_line ? "" : "\n");
 }
 
 std::string statistics_line(const GenerationStats& s, TextSession& session, const Sequence& sequence) {

@@ -74,7 +74,8 @@ class AnswerText {
   Show show_;
 };
 
-// A file's text as it stands in a prompt: its name, an empty line, its contents. Errors: unreadable, too large.
+// A file's text as it stands in a prompt, in the form that DeepSeek recommends for file uploads: its name, then
+// its contents between two marker lines. Errors: unreadable, too large.
 Result<std::string> file_for_prompt(const std::string& path);
 
 // "prompt 812 tokens at 954.1/s, 120 generated at 61.0/s, ...": one line, without a line end.
