@@ -41,7 +41,8 @@ void find_keys(const IndexCall& call, int64_t base, int64_t last, Key* keys) {
   int64_t per_page = call.keys.rows_per_page, page = base / per_page, row = base % per_page;
   for (int64_t c = 0; c < kKeyGroup; ++c) {
     const auto* bytes = reinterpret_cast<const uint8_t*>(call.pages[page]);
-    keys[c] = {bytes + call.keys.data_offset + row * call.data_bytes, bytes + call.keys.scale_offset + row * call.scale_bytes};
+    keys[c] = {bytes + call.keys.data_offset + row * call.data_bytes,
+               bytes + call.keys.scale_offset + row * call.scale_bytes};
     if (base + c < last && ++row == per_page) {
       row = 0;
       ++page;
@@ -367,43 +368,65 @@ struct FloatScan {
   }
 };
 
-// A float's bits as an int that orders the same way (no NaN among candidates).
-I32 ordered(F32 v) {
-  I32 u = as_int(v);
-  return u ^ ((u >> 31) & 0x7fffffff);
+// A float's bits as an int that orders the same way, and back (no NaN among candidates).
+I32 ordered(I32 bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+
+int64_t count_reaching(const int32_t* values, int64_t n, int32_t guess) {
+  I32 reached = splat(0);
+  for (int64_t i = 0; i < n; i += kLanes) reached -= load_as<I32>(values + i) >= guess;
+  int64_t total = 0;
+  for (int i = 0; i < kLanes; ++i) total += reached[i];
+  return total;
 }
 
-// The topk-th largest score: its bits are found from the top, by counting how many scores reach each guess.
-int32_t kth_largest(const IndexCandidates& best, int64_t topk) {
-  auto reach = [&](int32_t guess) {
-    I32 n = splat(0);
-    for (int64_t i = 0; i < best.count; i += kLanes) n -= ordered(load(best.scores + i)) >= guess;
-    int64_t total = 0;
-    for (int i = 0; i < kLanes; ++i) total += n[i];
-    return total;
-  };
-  uint32_t kth = 0;  // offset by 2^31, so that all ints are tried in order
-  for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
-    if (reach(static_cast<int32_t>((kth | bit) ^ 0x80000000u)) >= topk) kth |= bit;
+// The k-th largest of `count` values: halves the interval between the smallest and the largest until a guess
+// is reached by exactly k of them, or only one value is left. Fills the last vector up with something smaller
+// than all.
+int32_t kth_largest(int32_t* values, int64_t count, int64_t k) {
+  int64_t n = round_up(count, kLanes);
+  for (int64_t i = count; i < n; ++i) values[i] = values[0];
+  I32 low = load_as<I32>(values), high = low;
+  for (int64_t i = kLanes; i < n; i += kLanes) {
+    low = min(low, load_as<I32>(values + i));
+    high = max(high, load_as<I32>(values + i));
   }
-  return static_cast<int32_t>(kth ^ 0x80000000u);
+  int64_t from = low[0], to = high[0];  // reached by at least k; reached by fewer once raised by one
+  for (int i = 1; i < kLanes; ++i) {
+    from = low[i] < from ? low[i] : from;
+    to = high[i] > to ? high[i] : to;
+  }
+  for (int64_t i = count; i < n; ++i)
+    values[i] = static_cast<int32_t>(from - 1);  // minus infinity is not the least int
+  for (++to; to - from > 1;) {
+    int64_t guess = from + (to - from) / 2, reached = count_reaching(values, n, static_cast<int32_t>(guess));
+    (reached >= k ? from : to) = guess;
+    if (reached != k) continue;
+    I32 least = splat(0x7fffffff);
+    for (int64_t i = 0; i < n; i += kLanes) {
+      I32 v = load_as<I32>(values + i);
+      least = v >= static_cast<int32_t>(guess) ? min(least, v) : least;
+    }
+    from = least[0];
+    for (int i = 1; i < kLanes; ++i) from = least[i] < from ? least[i] : from;
+    break;
+  }
+  return static_cast<int32_t>(from);
 }
 
 void shrink(IndexCandidates& best, int64_t topk) {
   if (best.count <= topk) return;
-  for (int64_t i = best.count; i < round_up(best.count, kLanes); ++i) best.scores[i] = kMinusInfinity;
-  int32_t kth = kth_largest(best, topk);
-  int64_t above = 0, kept = 0;
-  for (int64_t i = 0; i < best.count; i += kLanes)
-    above += __builtin_popcount(mask_bits(ordered(load(best.scores + i)) > kth));
+  int64_t n = round_up(best.count, kLanes), above = 0, kept = 0;
+  auto* values = reinterpret_cast<int32_t*>(best.scores);  // as ordered ints until the survivors are packed
+  for (int64_t i = 0; i < n; i += kLanes) store(values + i, ordered(load_as<I32>(values + i)));
+  int32_t kth = kth_largest(values, best.count, topk);
+  for (int64_t i = 0; i < n; i += kLanes)
+    above += __builtin_popcount(mask_bits(load_as<I32>(values + i) > kth));
   int64_t equal = topk - above;  // of those that equal it, the first
-  for (int64_t i = 0; i < best.count; i += kLanes) {
-    F32 v = load(best.scores + i);
-    uint32_t keep = mask_bits(ordered(v) > kth), same = mask_bits(ordered(v) == kth);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    I32 v = load_as<I32>(values + i), entries = load_as<I32>(best.entries + i);
+    uint32_t keep = mask_bits(v > kth), same = mask_bits(v == kth);
     for (; same != 0 && equal > 0; same &= same - 1, --equal) keep |= same & -same;
-    if (keep == 0) continue;
-    I32 entries = load_as<I32>(best.entries + i);
-    store_packed(best.scores + kept, v, keep);
+    store_packed(best.scores + kept, as_float(ordered(v)), keep);
     store_packed(best.entries + kept, entries, keep);
     kept += __builtin_popcount(keep);
   }
@@ -419,8 +442,7 @@ void filter(float* scores, int64_t n, int64_t base, int64_t topk, IndexCandidate
   I32 entry = lane_numbers() + splat(static_cast<int32_t>(base));
   for (int64_t i = 0; i < kKeyGroup; i += kLanes, entry += kLanes) {
     F32 v = load(scores + i);
-    uint32_t bits = mask_bits(v > threshold);
-    if (bits == 0) continue;
+    uint32_t bits = mask_bits(v > threshold);  // no branch on it: about one key in 64 passes, at random
     store_packed(best.scores + best.count, v, bits);
     store_packed(best.entries + best.count, entry, bits);
     best.count += __builtin_popcount(bits);
