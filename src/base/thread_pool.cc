@@ -1,4 +1,4 @@
-// Fork-join by an epoch counter: workers spin on it for a few tens of microseconds, which covers
+// Fork-join by a call number: workers spin on it for a few tens of microseconds, which covers
 // the gaps inside one decode step, and sleep on a condition variable after that.
 #include "base/thread_pool.h"
 
@@ -41,7 +41,7 @@ ThreadPool::~ThreadPool() {
   stop_.store(true);
   {
     std::lock_guard lock(mutex_);
-    epoch_.fetch_add(1);
+    open_.store((epoch_of(open_.load()) + 1) << kEpochShift);
   }
   wake_.notify_all();
   for (auto& t : workers_) t.join();
@@ -51,29 +51,32 @@ void ThreadPool::run_erased(int64_t tasks, Call call, void* fn) {
   call_ = call;
   fn_ = fn;
   tasks_ = tasks;
-  next_.store(0, std::memory_order_relaxed);
-  running_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1);  // releases the fields above; seq_cst so that the sleeping_ test below cannot pass it
+  done_.store(0, std::memory_order_relaxed);
+  uint64_t epoch = (epoch_of(open_.load(std::memory_order_relaxed)) + 1) & ((uint64_t{1} << (64 - kEpochShift)) - 1);
+  // Releases the fields above; seq_cst so that the test of sleeping_ below cannot pass it.
+  open_.store(epoch << kEpochShift | static_cast<uint64_t>(tasks));
   if (sleeping_.load() > 0) {
     std::lock_guard lock(mutex_);
     wake_.notify_all();
   }
-  drain(0);
-  // A worker that has no core to run on must not be waited for by burning ours.
-  for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
+  drain(epoch, 0);
+  for (int spins = 0; done_.load(std::memory_order_acquire) != tasks; ++spins) {
     if (spins < kSpins) {
       spin_pause();
     } else {
-      std::this_thread::yield();
+      std::this_thread::yield();  // a worker holds the last task and may need this core
     }
   }
 }
 
-void ThreadPool::drain(int worker) {
+void ThreadPool::drain(uint64_t epoch, int worker) {
+  uint64_t word = open_.load(std::memory_order_acquire);
   for (;;) {
-    int64_t t = next_.fetch_add(1, std::memory_order_relaxed);
-    if (t >= tasks_) return;
-    call_(fn_, t, worker);
+    if (epoch_of(word) != epoch || left_in(word) == 0) return;
+    if (!open_.compare_exchange_weak(word, word - 1, std::memory_order_acq_rel)) continue;
+    call_(fn_, tasks_ - left_in(word), worker);
+    done_.fetch_add(1, std::memory_order_release);
+    word = open_.load(std::memory_order_acquire);
   }
 }
 
@@ -81,20 +84,19 @@ void ThreadPool::work(int worker) {
   uint64_t seen = 0;
   for (;;) {
     int spins = 0;
-    while (epoch_.load(std::memory_order_acquire) == seen) {
+    while (epoch_of(open_.load(std::memory_order_acquire)) == seen) {
       if (++spins < kSpins) {
         spin_pause();
         continue;
       }
       std::unique_lock lock(mutex_);
       sleeping_.fetch_add(1);
-      wake_.wait(lock, [&] { return epoch_.load() != seen; });
+      wake_.wait(lock, [&] { return epoch_of(open_.load()) != seen; });
       sleeping_.fetch_sub(1);
     }
-    seen = epoch_.load(std::memory_order_acquire);
+    seen = epoch_of(open_.load(std::memory_order_acquire));
     if (stop_.load()) return;
-    drain(worker);
-    running_.fetch_sub(1, std::memory_order_release);
+    drain(seen, worker);
   }
 }
 

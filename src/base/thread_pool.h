@@ -6,7 +6,8 @@
 // bits for a task whoever runs it (that is how results stay independent of the thread count).
 //
 // Threading: one caller at a time, from one thread; fn must not call run. Workers spin a little
-// between calls, since a decode step forks hundreds of times, and then sleep.
+// between calls, since a decode step forks hundreds of times, and then sleep. A call ends when its tasks
+// are done, whether or not every worker has come: on a busy machine nobody waits for one that has no core.
 #pragma once
 
 #include <atomic>
@@ -43,15 +44,21 @@ class ThreadPool {
   using Call = void (*)(void*, int64_t, int);
   void run_erased(int64_t tasks, Call call, void* fn);
   void work(int worker);
-  void drain(int worker);
+  // Takes and runs tasks of call number `epoch` until none is left.
+  void drain(uint64_t epoch, int worker);
+
+  // The call in progress: its number (upper 24 bits) and how many of its tasks nobody has taken yet. One word, so
+  // that a worker which wakes late can tell, in the act of taking a task, that its call is over.
+  static constexpr int kEpochShift = 40;
+  static uint64_t epoch_of(uint64_t word) { return word >> kEpochShift; }
+  static int64_t left_in(uint64_t word) { return static_cast<int64_t>(word & ((uint64_t{1} << kEpochShift) - 1)); }
 
   std::vector<std::thread> workers_;
-  Call call_ = nullptr;    // written by the caller before epoch_ is raised
-  void* fn_ = nullptr;     // as call_
-  int64_t tasks_ = 0;      // as call_
-  std::atomic<int64_t> next_{0};      // next task to hand out
-  std::atomic<int> running_{0};       // workers still inside the current call
-  std::atomic<uint64_t> epoch_{0};    // raised once per call; workers wait for it to change
+  Call call_ = nullptr;   // these three: written by the caller before open_ is; a worker reads them only while
+  void* fn_ = nullptr;    // it holds a task, and the call cannot end before that task is done
+  int64_t tasks_ = 0;
+  std::atomic<uint64_t> open_{0};
+  std::atomic<int64_t> done_{0};      // finished tasks of the call
   std::atomic<bool> stop_{false};
   std::atomic<int> sleeping_{0};      // workers that gave up spinning
   std::mutex mutex_;                  // guards only the sleep on wake_

@@ -11,6 +11,7 @@
 #include "base/json_writer.h"
 #include "cli/error.h"
 #include "cli/table.h"
+#include "engine/sequence.h"
 #include "io/file.h"
 
 namespace kvasir {
@@ -61,6 +62,7 @@ void add_comparison(const MemoryReport& r, std::string& out) {
   row("  per token of context",
       [](const Footprint& f) { return fmt::format("{:.2f} B", f.kv_bytes_per_token()); });
   row("  this model's share", [&](const Footprint& f) { return percent(bytes(r.v4), bytes(f)); });
+  table.add_row({"  held by kvasir, all in", r.held_bytes > 0 ? human_bytes(static_cast<double>(r.held_bytes)) : "(refused)"});
   row("GFLOP per decoded token", [](const Footprint& f) { return gflop(f.flops_per_token()); });
   row("  FP8-equivalent", [&](const Footprint& f) { return gflop(fp8(f)); });
   row("  this model's share", [&](const Footprint& f) { return percent(fp8(r.v4), fp8(f)); });
@@ -110,6 +112,15 @@ void write_sources(const char* key, const Footprint& f, JsonWriter& json) {
   json.end_array().end_object();
 }
 
+// Reserves such a sequence, without writing to it, and asks the allocator.
+int64_t held_bytes(const ModelConfig& config, int64_t context) {
+  KvLayout layout = KvLayout::make(config, Numerics::kNative);
+  PagePool pool(layout.page_bytes, KvLayout::pages_for(context) + PagePool::kSlabPages);
+  auto sequence = Sequence::make(layout, pool);
+  if (!sequence || !sequence->reserve(context)) return 0;
+  return pool.held_bytes() + layout.state_bytes;
+}
+
 }  // namespace
 
 Result<MemoryReport> memory_report(const std::string& model, int64_t context) {
@@ -122,6 +133,7 @@ Result<MemoryReport> memory_report(const std::string& model, int64_t context) {
   report.v3_2 = v3_2_footprint(context);
   report.gqa8 = gqa8_footprint(config, context);
   report.mha = mha_footprint(config, context);
+  report.held_bytes = held_bytes(config, context);
   return report;
 }
 
@@ -145,7 +157,7 @@ std::string memory_json(const MemoryReport& r) {
   JsonWriter json(JsonWriter::Layout::kIndented);
   json.begin_object().field("model", r.model).field("context", r.context);
   write_figures(r.v4, json);
-  json.field("state_bytes", r.v4.state_bytes());
+  json.field("state_bytes", r.v4.state_bytes()).field("held_bytes", r.held_bytes);
   const std::pair<const char*, const Footprint*> yardsticks[] = {
       {"v3_2", &r.v3_2}, {"gqa8", &r.gqa8}, {"mha", &r.mha}};
   for (const auto& [key, f] : yardsticks) {

@@ -1,6 +1,7 @@
 // kvasir memory: what a context length costs in cache bytes and FLOPs, beside V3.2, GQA8 and MHA.
 //
-// Figures come from formulas (model/accounting.h), each printed with its own; nothing is loaded or run.
+// Figures come from formulas (model/accounting.h), each printed with its own; beside them stands what the
+// allocator really holds for a sequence of that length. No model is loaded or run.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,9 @@ struct MemoryReport {
   std::string model;  // as asked for
   int64_t context = 0;
   Footprint v4, v3_2, gqa8, mha;
+  // What kvasir's own allocator takes for such a sequence: pages in whole slabs, windows and tails with their slack. 0:
+  // the system refused the address space.
+  int64_t held_bytes = 0;
 };
 
 // `model` as in MemoryOptions. Errors: no such folder, a config.json that parse_config refuses.

@@ -39,6 +39,8 @@ TEST(Memory, JsonHasTheSameFourFiguresForTheModelAndForEveryYardstick) {
                      footprint->flops_per_token_fp8_equivalent());
   }
   EXPECT_EQ(json["kv_bytes"].get_int64().value(), 5280404480);
+  double held = static_cast<double>(json["held_bytes"].get_int64().value());
+  EXPECT_NEAR(held / 5280404480.0, 1.0, 0.01);  // all of it: pages, windows and tails with their slack
   EXPECT_EQ(json["v3_2"]["kv_bytes"].get_int64().value(), int64_t{48068} * 1048576);
 }
 

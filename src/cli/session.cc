@@ -39,6 +39,7 @@ Result<std::unique_ptr<Session>> open_session(const std::string& dir, const Comp
   session->numerics = compute.chosen_numerics();
   KVASIR_TRY(auto ops, make_ops(compute));
   LoadOptions load;
+  load.prefetch = true;
   load.progress = progress;
   KVASIR_TRY(session->loaded, load_checkpoint(session->dir, load));
   for (const std::string& note : session->loaded.notes) std::fprintf(stderr, "kvasir: %s\n", error_line(note).c_str());

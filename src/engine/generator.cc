@@ -1,5 +1,7 @@
 #include "engine/generator.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -161,7 +163,15 @@ Result<GenerationResult> generate(Runner& runner, Sequence& sequence, std::span<
   if (options.draft_tokens > 0 && !runner.model().mtp) {
     return Error{ErrorCode::kUnsupported, "drafts were asked for, but this checkpoint has no MTP block that kvasir can use"};
   }
-  return Generation(runner, sequence, options, on_token).run(prompt);
+  int64_t context = runner.model().config.max_context, held = sequence.length() + static_cast<int64_t>(prompt.size());
+  if (held >= context) {
+    return Error{ErrorCode::kInvalid, fmt::format("{} tokens of prompt{} leave no room for an answer: the model's context is {} tokens",
+                                                  prompt.size(), sequence.length() > 0 ? fmt::format(" after {} in the cache", sequence.length()) : "",
+                                                  context)};
+  }
+  GenerationOptions fitting = options;
+  fitting.max_tokens = std::min(options.max_tokens, context - held);
+  return Generation(runner, sequence, fitting, on_token).run(prompt);
 }
 
 }  // namespace kvasir

@@ -115,7 +115,7 @@ IndexCall call_of(CpuContext& context, const IndexSelectArgs& a) {
       a.selected.shape(0));
   KVASIR_CHECK(a.q.stride(2) == 1 && a.weight.stride(1) == 1 && a.selected.stride(1) == 1,
                "rows must be dense");
-  KVASIR_CHECK(a.format.dim == a.q.shape(2) && a.format.dim % 32 == 0 && a.format.dim <= 512 &&
+  KVASIR_CHECK(a.format.dim == a.q.shape(2) && a.format.dim % 32 == 0 && a.format.dim <= kMaxIndexDim &&
                    a.selected.shape(1) > 0,
                "keys of {} dims, q of {}, {} selected", a.format.dim, a.q.shape(2), a.selected.shape(1));
   KVASIR_CHECK(a.ratio > 0 && a.keys.rows_per_page > 0, "ratio {}, {} rows a page", a.ratio,

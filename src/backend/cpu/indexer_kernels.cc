@@ -15,6 +15,7 @@ namespace kvasir::cpu::KVASIR_ISA {
 namespace {
 
 constexpr int kHeadTile = 4;
+constexpr int kMaxBlocks = kMaxIndexDim / 32;
 constexpr int kVectors = kKeyGroup / kLanes;
 constexpr float kMinusInfinity = -__builtin_inff();
 
@@ -35,11 +36,18 @@ struct Key {
   const uint8_t* scale;
 };
 
-Key key_at(const IndexCall& call, int64_t entry) {
-  std::byte* page = call.pages[entry / call.keys.rows_per_page];
-  int64_t r = entry % call.keys.rows_per_page;
-  return {reinterpret_cast<const uint8_t*>(page + call.keys.data_offset) + r * call.data_bytes,
-          reinterpret_cast<const uint8_t*>(page + call.keys.scale_offset) + r * call.scale_bytes};
+// The group of keys from `base` on; past the last key it repeats, so that every slot can be read.
+void find_keys(const IndexCall& call, int64_t base, int64_t last, Key* keys) {
+  int64_t per_page = call.keys.rows_per_page, page = base / per_page, row = base % per_page;
+  for (int64_t c = 0; c < kKeyGroup; ++c) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(call.pages[page]);
+    keys[c] = {bytes + call.keys.data_offset + row * call.data_bytes,
+               bytes + call.keys.scale_offset + row * call.scale_bytes};
+    if (base + c < last && ++row == per_page) {
+      row = 0;
+      ++page;
+    }
+  }
 }
 
 // Codes of e2m1 nibbles as unsigned bytes: 2 * value * 2^(shift - class) + offset, rounded to even, for
@@ -65,7 +73,7 @@ constexpr CodeTable kFastCodes(kFastShift, kFastOffset, true);
 
 // A group of FP4 keys: panel[step][key][4] bytes, where steps 2u and 2u+1 hold the even and the odd of dims
 // 8u..8u+7 (so that a byte's two nibbles need no shuffling). classes[block][key] is 0..7.
-void expand_keys(const Key* keys, int64_t dim, const uint8_t (*classes)[kKeyGroup], const uint8_t* table,
+void expand_keys(const Key* keys, int64_t dim, const int32_t (*classes)[kKeyGroup], const uint8_t* table,
                  uint8_t* panel) {
   int64_t units = dim / 8;
 #if defined(__AVX512VBMI__)
@@ -76,7 +84,7 @@ void expand_keys(const Key* keys, int64_t dim, const uint8_t (*classes)[kKeyGrou
       for (int i = 0; i < kLanes; ++i) square[i] = load_units(keys[c + i].data + 4 * u0, n);
       transpose(square);
       for (int u = 0; u < n; ++u) {
-        I32 octave = (load_u8(classes[(u0 + u) / 4] + c) << 4) * 0x01010101;
+        I32 octave = load_as<I32>(classes[(u0 + u) / 4] + c) * 0x10101010;
         I32 even = (square[u] & 0x0f0f0f0f) | octave, odd = ((square[u] >> 4) & 0x0f0f0f0f) | octave;
         I32* out = reinterpret_cast<I32*>(panel + (2 * (u0 + u) * kKeyGroup + c) * 4);
         out[0] = look_up(table, even);
@@ -128,6 +136,8 @@ struct Int8Scan {
     return {call, heads, blocks, q, panel, key_scale};
   }
 
+  bool native() const { return call.numerics == Numerics::kNative; }
+
   void load_query(int64_t slot, int64_t token) const {
     for (int64_t h = 0; h < heads; ++h) {
       int64_t row = slot * heads + h;
@@ -144,23 +154,30 @@ struct Int8Scan {
       const float* x = call.q + token * call.q_token + h * call.q_head;
       int64_t width = call.dim / blocks;
       for (int64_t b = 0; b < blocks; ++b) {
-        float unit = call.numerics == Numerics::kNative ? native_unit(x + b * width, width)
-                                                        : fast_unit(x + b * width, width);
-        float inverse = unit > 0.f ? 1.f / unit : 0.f;
-        int32_t total = 0;
-        for (int64_t i = 0; i < width; ++i) {
-          float v = x[b * width + i / 8 * 8 + kDimOrder[i % 8]] * inverse;
-          int32_t code = static_cast<int32_t>(v < 0 ? v - 0.5f : v + 0.5f);
-          values[b * width + i] = static_cast<int8_t>(code);
-          total += code;
-        }
-        q.offset[row * blocks + b] =
-            -total * (call.numerics == Numerics::kNative ? kNativeOffset : kFastOffset);
+        float unit = native() ? native_unit(x + b * width, width) : fast_unit(x + b * width, width);
+        int32_t total = quantise(x + b * width, width, unit > 0.f ? 1.f / unit : 0.f, values + b * width);
+        q.offset[row * blocks + b] = -total * (native() ? kNativeOffset : kFastOffset);
         q.scale[row * blocks + b] = unit;
       }
       float w = call.weight[token * call.weight_token + h];
-      q.weight[row] = call.numerics == Numerics::kNative ? w : w * q.scale[row * blocks];
+      q.weight[row] = native() ? w : w * q.scale[row * blocks];
     }
+  }
+
+  // n values (at most kMaxIndexDim) to bytes in the panel's order; returns their sum.
+  static int32_t quantise(const float* x, int64_t n, float inverse, int8_t* out) {
+    int32_t codes[kMaxIndexDim];
+    I32 total = splat(0);
+    for (int64_t i = 0; i < n; i += kLanes) {
+      I32 code = round_to_int(load(x + i) * splat(inverse));
+      total += code;
+      store(codes + i, code);
+    }
+    for (int64_t i = 0; i < n; i += 8)
+      for (int64_t j = 0; j < 8; ++j) out[i + j] = static_cast<int8_t>(codes[i + kDimOrder[j]]);
+    int32_t sum = 0;
+    for (int i = 0; i < kLanes; ++i) sum += total[i];
+    return sum;
   }
 
   // Half of the block's FP4 scale: values that FP4 has kept are whole multiples of it, at most 12.
@@ -170,33 +187,44 @@ struct Int8Scan {
   static float fast_unit(const float* x, int64_t n) { return amax_of(x, static_cast<int>(n), 0.f) / 127.f; }
 
   void load_keys(const Key* keys) const {
-    uint8_t classes[16][kKeyGroup];  // dim <= 512
+    int32_t scales[kMaxBlocks][kKeyGroup], classes[kMaxBlocks][kKeyGroup];
     int64_t dim_blocks = call.dim / 32;
-    if (call.numerics == Numerics::kNative) {
+    gather_scales(keys, dim_blocks, scales);
+    for (int c = 0; c < kKeyGroup; c += kLanes) {
+      I32 top = splat(0);
+      for (int64_t b = 0; b < dim_blocks; ++b) top = max(top, load_as<I32>(scales[b] + c));
       for (int64_t b = 0; b < dim_blocks; ++b) {
-        for (int c = 0; c < kKeyGroup; ++c) {
-          classes[b][c] = 0;
-          key_scale[b * kKeyGroup + c] = 0.5f * scale_value(keys[c].scale[b]);
-        }
+        I32 scale = load_as<I32>(scales[b] + c);
+        if (blocks > 1) store(key_scale + b * kKeyGroup + c, as_float(scale << 23) * splat(0.5f));
+        store(classes[b] + c, blocks > 1 ? splat(0) : min(top - scale, splat(7)));
       }
-      expand_keys(keys, call.dim, classes, kNativeCodes.code, panel);
-      return;
+      if (blocks == 1) store(key_scale + c, as_float(top << 23) * splat(0.5f / (1 << kFastShift)));
     }
-    for (int c = 0; c < kKeyGroup; ++c) {
-      uint8_t top = 0;
-      for (int64_t b = 0; b < dim_blocks; ++b) top = keys[c].scale[b] > top ? keys[c].scale[b] : top;
-      for (int64_t b = 0; b < dim_blocks; ++b) {
-        int down = top - keys[c].scale[b];
-        classes[b][c] = static_cast<uint8_t>(down < 7 ? down : 7);
+    expand_keys(keys, call.dim, classes, native() ? kNativeCodes.code : kFastCodes.code, panel);
+  }
+
+  // scales[block][key], four blocks of a key at a time.
+  static void gather_scales(const Key* keys, int64_t dim_blocks, int32_t (*scales)[kKeyGroup]) {
+    for (int64_t b0 = 0; b0 < dim_blocks; b0 += 4) {
+      uint32_t four[kKeyGroup] = {};
+      int64_t n = dim_blocks - b0 < 4 ? dim_blocks - b0 : 4;
+      if (n == 4) {
+        for (int c = 0; c < kKeyGroup; ++c) __builtin_memcpy(&four[c], keys[c].scale + b0, 4);
+      } else if (n == 2) {
+        for (int c = 0; c < kKeyGroup; ++c) __builtin_memcpy(&four[c], keys[c].scale + b0, 2);
+      } else {
+        for (int c = 0; c < kKeyGroup; ++c)
+          for (int64_t i = 0; i < n; ++i) four[c] |= static_cast<uint32_t>(keys[c].scale[b0 + i]) << (8 * i);
       }
-      key_scale[c] = scale_value(top) * (0.5f / (1 << kFastShift));
+      for (int64_t i = 0; i < n; ++i)
+        for (int c = 0; c < kKeyGroup; c += kLanes)
+          store(scales[b0 + i] + c, (load_as<I32>(four + c) >> static_cast<int>(8 * i)) & 0xff);
     }
-    expand_keys(keys, call.dim, classes, kFastCodes.code, panel);
   }
 
   // scores[key] of one query against the loaded keys.
   void score(int64_t slot, float* scores) const {
-    if (call.numerics == Numerics::kNative) {
+    if (native()) {
       constexpr int kWide = kVectors < 2 ? kVectors : 2;
       for (int v = 0; v < kVectors; v += kWide) score_native<kWide>(slot, v, scores);
     } else {
@@ -233,8 +261,7 @@ struct Int8Scan {
       add_steps<kWide>(row, vector, 0, call.dim / 4, acc);
       for (int h = 0; h < kHeadTile; ++h) {
         for (int j = 0; j < kWide; ++j) {
-          I32 dot = acc[h][j] & ~(acc[h][j] >> 31);  // relu
-          total[j] = fma(to_float(dot), splat(q.weight[row + h]), total[j]);
+          total[j] = fma(to_float(max(acc[h][j], splat(0))), splat(q.weight[row + h]), total[j]);
         }
       }
     }
@@ -341,43 +368,67 @@ struct FloatScan {
   }
 };
 
-// A float's bits as an int that orders the same way (no NaN among candidates).
-I32 ordered(F32 v) {
-  I32 u = as_int(v);
-  return u ^ ((u >> 31) & 0x7fffffff);
+// A float's bits as an int that orders the same way, and back (no NaN among candidates).
+I32 ordered(I32 bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+
+int64_t count_reaching(const int32_t* values, int64_t n, int32_t guess) {
+  I32 reached = splat(0);
+  for (int64_t i = 0; i < n; i += kLanes) reached -= load_as<I32>(values + i) >= guess;
+  int64_t total = 0;
+  for (int i = 0; i < kLanes; ++i) total += reached[i];
+  return total;
 }
 
-// The topk-th largest score: its bits are found from the top, by counting how many scores reach each guess.
-int32_t kth_largest(const IndexCandidates& best, int64_t topk) {
-  auto reach = [&](int32_t guess) {
-    I32 n = splat(0);
-    for (int64_t i = 0; i < best.count; i += kLanes) n -= ordered(load(best.scores + i)) >= guess;
-    int64_t total = 0;
-    for (int i = 0; i < kLanes; ++i) total += n[i];
-    return total;
-  };
-  uint32_t kth = 0;  // offset by 2^31, so that all ints are tried in order
-  for (uint32_t bit = 0x80000000u; bit != 0; bit >>= 1) {
-    if (reach(static_cast<int32_t>((kth | bit) ^ 0x80000000u)) >= topk) kth |= bit;
+// The k-th largest of `count` values: halves the interval between the smallest and the largest until a guess
+// is reached by exactly k of them, or only one value is left. Fills the last vector up with something smaller
+// than all.
+int32_t kth_largest(int32_t* values, int64_t count, int64_t k) {
+  int64_t n = round_up(count, kLanes);
+  for (int64_t i = count; i < n; ++i) values[i] = values[0];
+  I32 low = load_as<I32>(values), high = low;
+  for (int64_t i = kLanes; i < n; i += kLanes) {
+    low = min(low, load_as<I32>(values + i));
+    high = max(high, load_as<I32>(values + i));
   }
-  return static_cast<int32_t>(kth ^ 0x80000000u);
+  int64_t from = low[0], to = high[0];  // reached by at least k; reached by fewer once raised by one
+  for (int i = 1; i < kLanes; ++i) {
+    from = low[i] < from ? low[i] : from;
+    to = high[i] > to ? high[i] : to;
+  }
+  for (int64_t i = count; i < n; ++i)
+    values[i] = static_cast<int32_t>(from - 1);  // minus infinity is not the least int
+  for (++to; to - from > 1;) {
+    int64_t guess = from + (to - from) / 2, reached = count_reaching(values, n, static_cast<int32_t>(guess));
+    (reached >= k ? from : to) = guess;
+    if (reached != k) continue;
+    I32 least = splat(0x7fffffff);
+    for (int64_t i = 0; i < n; i += kLanes) {
+      I32 v = load_as<I32>(values + i);
+      least = v >= static_cast<int32_t>(guess) ? min(least, v) : least;
+    }
+    from = least[0];
+    for (int i = 1; i < kLanes; ++i) from = least[i] < from ? least[i] : from;
+    break;
+  }
+  return static_cast<int32_t>(from);
 }
 
 void shrink(IndexCandidates& best, int64_t topk) {
   if (best.count <= topk) return;
-  for (int64_t i = best.count; i < round_up(best.count, kLanes); ++i) best.scores[i] = kMinusInfinity;
-  int32_t kth = kth_largest(best, topk);
-  int64_t above = 0, kept = 0;
-  for (int64_t i = 0; i < best.count; i += kLanes)
-    above += __builtin_popcount(mask_bits(ordered(load(best.scores + i)) > kth));
+  int64_t n = round_up(best.count, kLanes), above = 0, kept = 0;
+  auto* values = reinterpret_cast<int32_t*>(best.scores);  // as ordered ints until the survivors are packed
+  for (int64_t i = 0; i < n; i += kLanes) store(values + i, ordered(load_as<I32>(values + i)));
+  int32_t kth = kth_largest(values, best.count, topk);
+  for (int64_t i = 0; i < n; i += kLanes)
+    above += __builtin_popcount(mask_bits(load_as<I32>(values + i) > kth));
   int64_t equal = topk - above;  // of those that equal it, the first
-  for (int64_t i = 0; i < best.count; ++i) {
-    int32_t u;
-    __builtin_memcpy(&u, best.scores + i, 4);
-    u ^= (u >> 31) & 0x7fffffff;
-    if (u < kth || (u == kth && equal-- <= 0)) continue;
-    best.scores[kept] = best.scores[i];
-    best.entries[kept++] = best.entries[i];
+  for (int64_t i = 0; i < n; i += kLanes) {
+    I32 v = load_as<I32>(values + i), entries = load_as<I32>(best.entries + i);
+    uint32_t keep = mask_bits(v > kth), same = mask_bits(v == kth);
+    for (; same != 0 && equal > 0; same &= same - 1, --equal) keep |= same & -same;
+    store_packed(best.scores + kept, as_float(ordered(v)), keep);
+    store_packed(best.entries + kept, entries, keep);
+    kept += __builtin_popcount(keep);
   }
   best.count = kept;
   int32_t bits = kth ^ ((kth >> 31) & 0x7fffffff);
@@ -385,16 +436,15 @@ void shrink(IndexCandidates& best, int64_t topk) {
 }
 
 // Adds those of `n` scores, of entries from `base` on, that are above the threshold.
-void filter(const float* scores, int64_t n, int64_t base, int64_t topk, IndexCandidates& best) {
+void filter(float* scores, int64_t n, int64_t base, int64_t topk, IndexCandidates& best) {
   F32 threshold = splat(best.threshold);
-  I32 number = lane_numbers();
-  for (int64_t i = 0; i < n; i += kLanes) {
+  for (int64_t i = n; i < kKeyGroup; ++i) scores[i] = kMinusInfinity;
+  I32 entry = lane_numbers() + splat(static_cast<int32_t>(base));
+  for (int64_t i = 0; i < kKeyGroup; i += kLanes, entry += kLanes) {
     F32 v = load(scores + i);
-    I32 lane = number + splat(static_cast<int32_t>(i));
-    uint32_t bits = mask_bits((v > threshold) & (lane < static_cast<int32_t>(n)));
-    if (bits == 0) continue;
+    uint32_t bits = mask_bits(v > threshold);  // no branch on it: about one key in 64 passes, at random
     store_packed(best.scores + best.count, v, bits);
-    store_packed(best.entries + best.count, lane + splat(static_cast<int32_t>(base)), bits);
+    store_packed(best.entries + best.count, entry, bits);
     best.count += __builtin_popcount(bits);
   }
   if (best.count >= 2 * topk) shrink(best, topk);
@@ -411,8 +461,7 @@ void scan_keys(const Scan& s, const IndexCall& call, int64_t q0, int64_t q1, int
   float scores[kKeyGroup];
   Key keys[kKeyGroup];
   for (int64_t base = begin; base < end && base < call.visible[q1 - 1]; base += kKeyGroup) {
-    int64_t last = call.visible[q1 - 1] - 1;
-    for (int64_t c = 0; c < kKeyGroup; ++c) keys[c] = key_at(call, base + c < last ? base + c : last);
+    find_keys(call, base, call.visible[q1 - 1] - 1, keys);
     s.load_keys(keys);
     for (int64_t t = q0; t < q1; ++t) {
       int64_t n = call.visible[t] < end ? call.visible[t] - base : end - base;

@@ -11,6 +11,8 @@ namespace kvasir::cpu {
 
 inline constexpr int kKeyGroup = 64;  // keys expanded, scored and filtered at a time
 
+inline constexpr int kMaxIndexDim = 512;
+
 // IndexSelectArgs without views.
 struct IndexCall {
   const float* q = nullptr;

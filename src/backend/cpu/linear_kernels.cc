@@ -174,7 +174,7 @@ void multiply_with(const MultiplyJob& job) {
     const int64_t left = job.count - first;
     for (int64_t t = 0; t < 8; ++t) {
       int64_t i = first + (t < left ? t : left - 1);
-      x[t] = job.x + (job.x_index ? job.x_index[i] : i) * job.x_stride;
+      x[t] = job.x.data + (job.index ? job.index[i] : job.first + i) * job.x.stride;
     }
     if (left == 1) {
       rows<K, 1>(job, first, x);
@@ -202,33 +202,32 @@ void multiply_real(const MultiplyJob& job) {
   }
 }
 
-void narrow_multiply(Route route, const MultiplyJob& job) {
-  if (route == Route::kInt8) return multiply_with<Int8Kernel>(job);
+void narrow_multiply(const MultiplyJob& job) {
+  if (job.x.route == Route::kInt8) return multiply_with<Int8Kernel>(job);
 #if KVASIR_SIMD_AVX512
-  if (bf16_records(route)) return multiply_real<Bf16Kernel>(job);
+  if (bf16_records(job.x.route)) return multiply_real<Bf16Kernel>(job);
 #endif
   multiply_real<FloatKernel>(job);
 }
 
 bool is_wide(Route route) { return route == Route::kWideInt8 || route == Route::kWideBf16; }
 
-int64_t packed_bytes(Route route, Stored, int64_t cols) {
-  return is_wide(route) ? wide_packed_bytes(route, cols) : narrow_packed_bytes(route, cols);
-}
-void pack(Route route, Stored format, const float* x, int64_t begin, int64_t end, int64_t cols,
-          uint8_t* packed) {
-  is_wide(route) ? wide_pack(route, format, x, begin, end, cols, packed)
-                 : narrow_pack(route, format, x, begin, end, cols, packed);
-}
-int64_t scratch_bytes(Route route, int64_t) { return is_wide(route) ? wide_scratch_bytes(route) : 0; }
-void multiply(Route route, const MultiplyJob& job) {
-  is_wide(route) ? wide_multiply(route, job) : narrow_multiply(route, job);
-}
 bool has(Route route) { return !is_wide(route) || has_wide(route); }
+int64_t tile_rows(Route route) { return is_wide(route) ? wide_tile_rows(route) : 1; }
+int64_t layout(PackedRows& x) {
+  if (is_wide(x.route)) return wide_layout(x);
+  x.stride = narrow_stride(x.route, x.cols);
+  return x.rows * x.stride;
+}
+void pack(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end) {
+  is_wide(x.route) ? wide_pack(x, row, from, begin, end) : narrow_pack(x, row, from, begin, end);
+}
+int64_t scratch_bytes(Route route) { return is_wide(route) ? wide_scratch_bytes(route) : 0; }
+void multiply(const MultiplyJob& job) { is_wide(job.x.route) ? wide_multiply(job) : narrow_multiply(job); }
 
 }  // namespace
 
 extern const LinearKernels kLinearKernels;
-const LinearKernels kLinearKernels = {has, packed_bytes, pack, scratch_bytes, multiply, swiglu};
+const LinearKernels kLinearKernels = {has, tile_rows, layout, pack, scratch_bytes, multiply, swiglu};
 
 }  // namespace kvasir::cpu::KVASIR_ISA

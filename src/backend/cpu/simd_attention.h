@@ -50,6 +50,8 @@ inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__
 // As the x86 instruction: the second operand when either is NaN.
 inline F32 max(F32 a, F32 b) { return (F32)_mm512_max_ps((__m512)a, (__m512)b); }
 inline F32 min(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (__m512)b); }
+inline I32 max(I32 a, I32 b) { return (I32)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+inline I32 min(I32 a, I32 b) { return (I32)_mm512_min_epi32((__m512i)a, (__m512i)b); }
 inline I32 round_to_int(F32 v) { return (I32)_mm512_cvtps_epi32((__m512)v); }
 inline F32 to_float(I32 v) { return (F32)_mm512_cvtepi32_ps((__m512i)v); }
 inline F32 scale_by_power(F32 v, F32 n) { return (F32)_mm512_scalef_ps((__m512)v, (__m512)n); }
@@ -83,6 +85,8 @@ inline I32 splat(int32_t x) { return (I32)_mm256_set1_epi32(x); }
 inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 inline F32 max(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
 inline F32 min(F32 a, F32 b) { return (F32)_mm256_min_ps((__m256)a, (__m256)b); }
+inline I32 max(I32 a, I32 b) { return (I32)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+inline I32 min(I32 a, I32 b) { return (I32)_mm256_min_epi32((__m256i)a, (__m256i)b); }
 inline I32 round_to_int(F32 v) { return (I32)_mm256_cvtps_epi32((__m256)v); }
 inline F32 to_float(I32 v) { return (F32)_mm256_cvtepi32_ps((__m256i)v); }
 inline F32 dup_even(F32 v) { return (F32)_mm256_moveldup_ps((__m256)v); }
@@ -101,6 +105,8 @@ inline I32 splat(int32_t x) { return I32{x, x, x, x}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
 inline F32 max(F32 a, F32 b) { return select(a > b, a, b); }
 inline F32 min(F32 a, F32 b) { return select(a < b, a, b); }
+inline I32 max(I32 a, I32 b) { return a > b ? a : b; }
+inline I32 min(I32 a, I32 b) { return a < b ? a : b; }
 inline F32 to_float(I32 v) { return __builtin_convertvector(v, F32); }
 // |v| < 2^22: adding 1.5 * 2^23 rounds to an integer, ties to even, and leaves it in the low bits.
 inline I32 round_to_int(F32 v) { return as_int(v + splat(0x1.8p23f)) - splat(0x4b400000); }

@@ -19,6 +19,7 @@ inline I32x16 broadcast_i32(const void* p) {
 }
 inline F32x16 broadcast_f32(const float* p) { return _mm512_set1_ps(*p); }
 inline Bf16x32 broadcast_bf16x2(const void* p) { return (__m512bh)broadcast_i32(p); }
+inline I32x16 low_bytes(I32x16 v) { return _mm512_and_si512(v, _mm512_set1_epi32(255)); }
 inline void store_bytes(void* p, Bytes64 v) { _mm512_storeu_si512(p, v); }
 // The first `count` lanes.
 inline void store_f32_part(float* p, F32x16 v, int count) {
@@ -59,6 +60,25 @@ inline void load_transposed(const uint8_t* const row[16], int64_t offset, I32x16
   transpose_dwords(v);
 }
 
+// ---- activations in the order of the panels below ----
+
+// Of every eight of 32 bytes, the even ones and then the odd ones.
+inline void place_even_odd(const int8_t* from, int8_t* to) {
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_set_epi8(15, 13, 11, 9, 14, 12, 10, 8, 7, 5, 3, 1, 6, 4, 2, 0));
+  __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_shuffle_epi8(v, order));
+}
+// The words of every four in the order 0 2 1 3; of every eight in the order 0 4 1 5 2 6 3 7.
+inline Bytes64 place_0213(Bytes64 words) {
+  return _mm512_shuffle_epi8(
+      words, _mm512_broadcast_i32x4(_mm_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0)));
+}
+inline Bytes64 place_04152637(Bytes64 words) {
+  return _mm512_shuffle_epi8(
+      words, _mm512_broadcast_i32x4(_mm_set_epi8(15, 14, 7, 6, 13, 12, 5, 4, 11, 10, 3, 2, 9, 8, 1, 0)));
+}
+
 // ---- int8 panels ----
 
 // 128 columns of e2m1 -> 32 steps of 12 + 2 * value. Of columns 8j .. 8j+7, step 2j has the even ones, 2j+1
@@ -73,15 +93,45 @@ inline void e2m1_int8_panel(const uint8_t* const row[16], int64_t offset, uint8_
     store_bytes(panel + 128 * j + 64, odd);
   }
 }
-// e8m0 byte of each lane as a float; byte 0 is the subnormal 2^-127.
-inline F32x16 e8m0_of(I32x16 byte) {
-  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_slli_epi32(byte, 23), _mm512_set1_epi32(0x00400000)));
+// Weight scales of int8 panels are powers of two, kept as what they add to a float's bits: (k << 23) for 2^k.
+// Adding is right while nothing leaves the range of exponents, which holds when weights and activations are
+// both tame: |k| <= 60, and scales of activations within 2^-60 .. 2^60.
+inline constexpr int kTame = 60;
+inline bool tame_steps(I32x16 k) {
+  return _mm512_cmpgt_epi32_mask(_mm512_abs_epi32(k), _mm512_set1_epi32(kTame)) == 0;
 }
-// Scales of four groups of 32 columns of 16 rows, halved because the codes are twice the value: scale[16 * g
-// + row]. `bytes` has a row's four, the first group's in the low byte.
-inline void e2m1_int8_scales(I32x16 bytes, float* scale) {
+// Lanes among the first `count` whose float is none of 2^-60 .. 2^60.
+inline uint32_t wild_scales(const float* scale, int count) {
+  const auto here = static_cast<__mmask16>((1u << count) - 1);
+  I32x16 above =
+      _mm512_sub_epi32(_mm512_maskz_loadu_epi32(here, scale), _mm512_set1_epi32((127 - kTame) << 23));
+  return _mm512_mask_cmpgt_epu32_mask(here, above, _mm512_set1_epi32(2 * kTame << 23));
+}
+inline I32x16 subtract(I32x16 a, int32_t b) { return _mm512_sub_epi32(a, _mm512_set1_epi32(b)); }
+inline void store_steps(int32_t* p, I32x16 k) { _mm512_storeu_si512(p, _mm512_slli_epi32(k, 23)); }
+inline F32x16 scale_tame(F32x16 x, I32x16 steps) {
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), steps));
+}
+inline F32x16 scale_any(F32x16 x, I32x16 steps) {
+  return _mm512_scalef_ps(x, to_f32(_mm512_srai_epi32(steps, 23)));
+}
+// NaN in the lanes of the mask.
+inline F32x16 poison(F32x16 v, uint32_t lanes) {
+  return _mm512_mask_mov_ps(v, static_cast<__mmask16>(lanes), splat(float_of_bits(0x7fc00000u)));
+}
+
+struct PanelNote {
+  bool tame;           // all steps
+  uint32_t nan_lanes;  // rows with a weight that is not a number
+};
+
+// Steps of four groups of 32 columns of 16 rows: steps[16 * g + row]. Codes are twice the value. `bytes` has
+// a row's four e8m0 scales, the first group's in the low byte.
+inline void e2m1_int8_steps(I32x16 bytes, int32_t* steps, PanelNote& note) {
   for (int g = 0; g < 4; ++g) {
-    store_f32(scale + 16 * g, mul(e8m0_of(_mm512_and_si512(bytes, _mm512_set1_epi32(255))), splat(.5f)));
+    I32x16 k = subtract(low_bytes(bytes), 128);
+    note.tame = note.tame && tame_steps(k);
+    store_steps(steps + 16 * g, k);
     bytes = _mm512_srli_epi32(bytes, 8);
   }
 }
@@ -107,27 +157,27 @@ constexpr E4m3Int8Table make_e4m3_int8_table() {
 inline constexpr E4m3Int8Table kE4m3Int8Table = make_e4m3_int8_table();
 
 // A group of a row whose largest exponent is below the floor: its own unit, by scalar steps. Rare: all its
-// values are below 2^-10 of what the format can hold.
-inline float e4m3_int8_small(const uint8_t* code, int lane, uint8_t* panel) {
+// values are below 2^-10 of what the format can hold. Returns the largest exponent, at least 1.
+inline int e4m3_int8_small(const uint8_t* code, int lane, uint8_t* panel) {
   int largest = 1;
   for (int i = 0; i < 32; ++i) {
     int e = (code[i] >> 3) & 15;
     largest = e > largest ? e : largest;
   }
-  const float unit = float_of_bits(static_cast<uint32_t>(largest - 13 + 127) << 23), inverse = 1.f / unit;
+  const float inverse = float_of_bits(static_cast<uint32_t>(127 + 13 - largest) << 23);
   for (int i = 0; i < 32; ++i) {
     float v = float_of_bits(static_cast<uint32_t>(code[i] & 0x7f) << 20) * 0x1p120f * inverse;
     int magnitude = static_cast<int>((v + 0x1.8p23f) - 0x1.8p23f);
     panel[i / 4 * 64 + 4 * lane + i % 4] =
         static_cast<uint8_t>(128 + ((code[i] & 0x80) != 0 ? -magnitude : magnitude));
   }
-  return unit;
+  return largest;
 }
 
-// 64 columns of e4m3 -> 16 steps of 128 + code; step j has columns 4j .. 4j+3. Units of the two groups
-// times the rows' scales go to scale[0..16) and scale[16..32).
-inline void e4m3_int8_panel(const uint8_t* const row[16], int64_t offset, F32x16 row_scale, uint8_t* panel,
-                            float* scale) {
+// 64 columns of e4m3 -> 16 steps of 128 + code; step j has columns 4j .. 4j+3. `bytes` are the rows' e8m0
+// scales.
+inline void e4m3_int8_panel(const uint8_t* const row[16], int64_t offset, I32x16 bytes, uint8_t* panel,
+                            int32_t* steps, PanelNote& note) {
   I32x16 v[16];
   load_transposed(row, offset, v);
   const Bytes64 magnitude_bits = _mm512_set1_epi8(0x7f), bias = _mm512_set1_epi8(-128);
@@ -135,12 +185,13 @@ inline void e4m3_int8_panel(const uint8_t* const row[16], int64_t offset, F32x16
                 table1 = _mm512_load_si512(kE4m3Int8Table.code + 64);
   const Bytes64 spread =
       _mm512_broadcast_i32x4(_mm_set_epi8(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0));
+  const I32x16 floor = _mm512_set1_epi32(kE4m3Floor);
   for (int g = 0; g < 2; ++g) {
     Bytes64 most = _mm512_setzero_si512();
     for (int j = 0; j < 8; ++j) most = _mm512_max_epu8(most, _mm512_and_si512(v[8 * g + j], magnitude_bits));
     most = _mm512_max_epu8(most, _mm512_srli_epi32(most, 16));
     most = _mm512_and_si512(_mm512_max_epu8(most, _mm512_srli_epi32(most, 8)), _mm512_set1_epi32(0x7f));
-    const I32x16 exponent = _mm512_max_epi32(_mm512_srli_epi32(most, 3), _mm512_set1_epi32(kE4m3Floor));
+    I32x16 exponent = _mm512_max_epi32(_mm512_srli_epi32(most, 3), floor);
     const Bytes64 top =
         _mm512_shuffle_epi8(_mm512_or_si512(_mm512_slli_epi32(exponent, 3), _mm512_set1_epi32(7)), spread);
     for (int j = 0; j < 8; ++j) {
@@ -150,20 +201,17 @@ inline void e4m3_int8_panel(const uint8_t* const row[16], int64_t offset, F32x16
       Bytes64 biased = _mm512_mask_sub_epi8(_mm512_add_epi8(bias, code), _mm512_movepi8_mask(b), bias, code);
       store_bytes(panel + 512 * g + 64 * j, biased);
     }
-    F32x16 unit =
-        _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(exponent, _mm512_set1_epi32(127 - 13)), 23));
-    unit = _mm512_mask_mov_ps(unit, _mm512_cmpeq_epi32_mask(most, _mm512_set1_epi32(0x7f)),
-                              splat(float_of_bits(0x7fc00000u)));
-    store_f32(scale + 16 * g, mul(unit, row_scale));
-    unsigned small = _mm512_cmplt_epi32_mask(most, _mm512_set1_epi32(kE4m3Floor * 8)) &
-                     _mm512_cmpgt_epi32_mask(most, _mm512_setzero_si512());
+    note.nan_lanes |= _mm512_cmpeq_epi32_mask(most, _mm512_set1_epi32(0x7f));
+    unsigned small =
+        _mm512_cmplt_epi32_mask(_mm512_srli_epi32(most, 3), floor) & _mm512_test_epi32_mask(most, most);
     for (; small != 0; small &= small - 1) {
-      int lane = __builtin_ctz(small);
-      float row_scales[16];
-      store_f32(row_scales, row_scale);
-      scale[16 * g + lane] =
-          e4m3_int8_small(row[lane] + offset + 32 * g, lane, panel + 512 * g) * row_scales[lane];
+      int lane = __builtin_ctz(small),
+          e = e4m3_int8_small(row[lane] + offset + 32 * g, lane, panel + 512 * g);
+      exponent = _mm512_mask_mov_epi32(exponent, static_cast<__mmask16>(1u << lane), _mm512_set1_epi32(e));
     }
+    I32x16 k = subtract(_mm512_add_epi32(exponent, bytes), 127 + 13);
+    note.tame = note.tame && tame_steps(k);
+    store_steps(steps + 16 * g, k);
   }
 }
 

@@ -7,10 +7,10 @@
 namespace kvasir::cpu::KVASIR_ISA {
 
 bool has_wide(Route route);
-int64_t wide_packed_bytes(Route route, int64_t cols);
-void wide_pack(Route route, Stored format, const float* x, int64_t begin, int64_t end, int64_t cols,
-               uint8_t* packed);
+int64_t wide_tile_rows(Route route);
+int64_t wide_layout(PackedRows& x);
+void wide_pack(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end);
 int64_t wide_scratch_bytes(Route route);
-void wide_multiply(Route route, const MultiplyJob& job);
+void wide_multiply(const MultiplyJob& job);
 
 }  // namespace kvasir::cpu::KVASIR_ISA
