@@ -18,12 +18,33 @@ namespace {
 constexpr size_t kPrintableMax = 160;            // names in V4 checkpoints stay under 80
 constexpr size_t kWriteChunk = size_t{1} << 30;  // Linux moves at most 2 GiB a call
 
-Error io_error(const std::string& path, const char* doing) {
-  ErrorCode code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo;
-  return {code, fmt::format("{}: cannot {}: {}", path, doing, std::strerror(errno))};
+// Whose fault a failed call is: a path that leads to nothing usable is the caller's, the rest is the machine's.
+ErrorCode code_of(int error) {
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return ErrorCode::kNotFound;
+    case EACCES:
+    case EISDIR:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case EROFS:
+      return ErrorCode::kInvalid;
+    default:
+      return ErrorCode::kIo;
+  }
 }
 
 }  // namespace
+
+Error io_error(const std::string& path, const char* doing) {
+  return {code_of(errno), fmt::format("{}: cannot {}: {}", path, doing, std::strerror(errno))};
+}
+
+Status check_regular(const std::string& path, mode_t mode) {
+  if (S_ISREG(mode)) return {};
+  return Error{ErrorCode::kInvalid, fmt::format("{}: {}, expected a regular file", path, S_ISDIR(mode) ? "a folder" : "a device, pipe or socket")};
+}
 
 std::string printable(std::string_view text) {
   std::string out;
@@ -43,9 +64,10 @@ Result<std::string> read_text_file(const std::string& path, int64_t max_bytes) {
   int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return io_error(path, "open");
   struct stat st{};
-  if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+  Status regular = fstat(fd, &st) != 0 ? Status(io_error(path, "stat")) : check_regular(path, st.st_mode);
+  if (!regular) {
     close(fd);
-    return Error{ErrorCode::kIo, fmt::format("{}: not a regular file", path)};
+    return regular.error();
   }
   if (st.st_size > max_bytes) {
     close(fd);
@@ -74,6 +96,9 @@ AtomicFile::AtomicFile(std::string path, std::string temporary, int fd)
     : path_(std::move(path)), temporary_(std::move(temporary)), fd_(fd) {}
 
 Result<AtomicFile> AtomicFile::create(const std::string& path) {
+  // The rename would put a regular file in the place of a device such as /dev/null.
+  struct stat st{};
+  if (stat(path.c_str(), &st) == 0) KVASIR_TRY_STATUS(check_regular(path, st.st_mode));
   // The temporary lies in the same folder, so that the rename stays inside one file system.
   std::string temporary = path + ".partial-XXXXXX";
   int fd = mkstemp(temporary.data());

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "io/file.h"
 
 namespace kvasir {
 namespace {
@@ -26,14 +27,12 @@ constexpr int64_t kPage = 4096;
 
 Result<MappedFile> MappedFile::open(const std::string& path) {
   int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    ErrorCode code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo;
-    return Error{code, fmt::format("{}: cannot open: {}", path, std::strerror(errno))};
-  }
+  if (fd < 0) return io_error(path, "open");
   struct stat st{};
-  if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+  Status regular = fstat(fd, &st) != 0 ? Status(io_error(path, "stat")) : check_regular(path, st.st_mode);
+  if (!regular) {
     ::close(fd);
-    return Error{ErrorCode::kIo, fmt::format("{}: not a regular file", path)};
+    return regular.error();
   }
   MappedFile file;
   file.path_ = path;

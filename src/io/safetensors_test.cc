@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <csignal>
 #include <cstring>
@@ -256,7 +257,31 @@ TEST(File, ReadsTextsUpToALimit) {
   EXPECT_NE(text.error().message.find("5 bytes, expected at most 4"), std::string::npos)
       << text.error().message;
   EXPECT_EQ(read_text_file(dir.file("b.json"), 4).error().code, ErrorCode::kNotFound);
-  EXPECT_EQ(read_text_file(dir.path(), 4).error().code, ErrorCode::kIo);
+}
+
+TEST(File, APathThatIsNoReadableFileIsTheCallersFault) {
+  TempDir dir;
+  dir.write("a.json", "hello");
+  auto folder = read_text_file(dir.path(), 4);
+  ASSERT_FALSE(folder);
+  EXPECT_EQ(folder.error().code, ErrorCode::kInvalid);
+  EXPECT_EQ(folder.error().message, dir.path() + ": a folder, expected a regular file");
+  EXPECT_EQ(read_text_file("/dev/null", 4).error().code, ErrorCode::kInvalid);
+  EXPECT_EQ(read_text_file(dir.file("a.json") + "/config.json", 4).error().code, ErrorCode::kNotFound) << "a file used as a folder";
+}
+
+TEST(File, ADeviceOrAFolderIsNotReplacedByAFile) {
+  TempDir dir;
+  std::string fifo = dir.file("pipe");
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  for (const std::string& path : {fifo, dir.path()}) {
+    auto file = AtomicFile::create(path);
+    ASSERT_FALSE(file) << path;
+    EXPECT_EQ(file.error().code, ErrorCode::kInvalid);
+  }
+  struct stat st;
+  ASSERT_EQ(stat(fifo.c_str(), &st), 0);
+  EXPECT_TRUE(S_ISFIFO(st.st_mode));
 }
 
 TEST(MappedFile, MapsAndPopulates) {
@@ -275,7 +300,7 @@ TEST(MappedFile, MapsAndPopulates) {
   ASSERT_TRUE(empty);
   EXPECT_EQ(empty->size(), 0);
   EXPECT_EQ(MappedFile::open(dir.file("none")).error().code, ErrorCode::kNotFound);
-  EXPECT_EQ(MappedFile::open(dir.path()).error().code, ErrorCode::kIo);
+  EXPECT_EQ(MappedFile::open(dir.path()).error().code, ErrorCode::kInvalid);
 }
 
 }  // namespace
