@@ -63,7 +63,7 @@ class Chat {
   Status handle(const AttachFileCommand& c) {
     KVASIR_TRY(std::string text, file_for_prompt(c.path));
     attached_ += text;
-    std::fprintf(stderr, "%s goes with your next message\n", error_line(c.path).c_str());
+    std::fprintf(stderr, "%s goes with your next message\n", printable(c.path).c_str());
     return {};
   }
   Status handle(const SetThinkCommand& c) {
@@ -80,7 +80,7 @@ class Chat {
     KVASIR_TRY(AtomicFile file, AtomicFile::create(c.path));
     KVASIR_TRY_STATUS(file.write(std::as_bytes(std::span(text))));
     KVASIR_TRY_STATUS(file.commit());
-    std::fprintf(stderr, "saved %zu messages to %s\n", conversation_.messages.size(), error_line(c.path).c_str());
+    std::fprintf(stderr, "saved %zu messages to %s\n", conversation_.messages.size(), printable(c.path).c_str());
     return {};
   }
   Status handle(const LoadCommand& c) {

@@ -42,7 +42,7 @@ Result<std::unique_ptr<Session>> open_session(const std::string& dir, const Comp
   load.prefetch = true;
   load.progress = progress;
   KVASIR_TRY(session->loaded, load_checkpoint(session->dir, load));
-  for (const std::string& note : session->loaded.notes) std::fprintf(stderr, "kvasir: %s\n", error_line(note).c_str());
+  for (const std::string& note : session->loaded.notes) std::fprintf(stderr, "%s\n", error_line(note).c_str());
   KVASIR_TRY(session->runner, Runner::make(session->loaded.model, std::move(ops), options));
   return session;
 }
