@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -78,7 +79,10 @@ TEST(LineReader, CtrlCWhileWaitingDropsTheMessage) {
   LineReader reader(ends[0], "", [&] { return guard.interrupted(); });
   ASSERT_EQ(write(ends[1], "half\\\n", 6), 6);
   pthread_t self = pthread_self();
-  std::thread typist([&] { pthread_kill(self, SIGINT); });
+  std::thread typist([&] {
+    for (int unread = 1; unread > 0; ioctl(ends[0], FIONREAD, &unread)) std::this_thread::yield();  // the reader took the line
+    pthread_kill(self, SIGINT);
+  });
   std::string message = "before";
   EXPECT_EQ(reader.read("> ", message), ReadOutcome::kInterrupted);
   typist.join();
