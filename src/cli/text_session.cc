@@ -129,8 +129,9 @@ std::string statistics_line(const GenerationStats& s, TextSession& session, cons
   const ModelConfig& config = session.session().config();
   int64_t context = std::max<int64_t>(1, sequence.length());
   Footprint own = v4_footprint(config, context, CacheRows::stored(config, session.session().numerics));
-  auto rate = [](int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0; };
-  std::string line = fmt::format("prompt {} tokens at {:.1f}/s, {} generated at {:.1f}/s", s.prompt_tokens, rate(s.prompt_tokens, s.prefill_seconds),
+  auto rate = [](int64_t tokens, double seconds) { return tokens > 0 && seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0; };
+  std::string line = fmt::format("prompt {} tokens{} at {:.1f}/s, {} generated at {:.1f}/s", s.prompt_tokens,
+                                 s.cached_tokens > 0 ? fmt::format(" after {} cached", s.cached_tokens) : "", rate(s.prompt_tokens, s.prefill_seconds),
                                  s.generated_tokens, rate(s.generated_tokens - 1, s.decode_seconds));
   if (s.drafted > 0) {
     line += fmt::format(", drafts {} of {} accepted ({:.2f} tokens a step)", s.accepted, s.drafted,

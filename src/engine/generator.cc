@@ -18,7 +18,6 @@ class Generation {
       : runner_(runner), sequence_(sequence), options_(options), on_token_(on_token), sampler_(options.sampling) {}
 
   Result<GenerationResult> run(std::span<const int32_t> prompt) {
-    result_.stats.prompt_tokens = static_cast<int64_t>(prompt.size());
     auto begin = std::chrono::steady_clock::now();
     KVASIR_TRY(bool running, prefill(prompt));
     result_.stats.prefill_seconds = seconds_since(begin);
@@ -51,6 +50,7 @@ class Generation {
       Runner::Item item{&sequence_, prompt.subspan(done, n), last ? Runner::Logits::kLast : Runner::Logits::kNone};
       KVASIR_TRY_STATUS(runner_.step({&item, 1}));
       done += n;
+      result_.stats.prompt_tokens = done;
       if (options_.snapshot && done == options_.snapshot_after) sequence_.take_snapshot(*options_.snapshot);
       if (options_.progress) options_.progress->tick(done);
       if (last) {

@@ -28,7 +28,7 @@ struct GenerationOptions {
 enum class GenerationEnd { kStop, kLength, kCancelled };
 
 struct GenerationStats {
-  int64_t prompt_tokens = 0;
+  int64_t prompt_tokens = 0;     // that were computed: fewer than were given if it was cancelled
   int64_t cached_tokens = 0;     // prompt tokens that were already in the sequence
   int64_t generated_tokens = 0;
   int64_t decode_steps = 0;
@@ -43,7 +43,8 @@ struct GenerationResult {
 
 // Appends `prompt` to `sequence` and generates. `on_token` sees each token as it is sampled (stop ids are
 // not shown) and returns false to end there. On return the sequence holds the prompt and every token shown
-// but possibly the last. An answer ends where the model's context does; a prompt that fills it is an error. The clock is read only for the statistics.
+// but possibly the last. An answer ends where the model's context does; a prompt that fills it is an error. The
+// clock is read only for the statistics.
 Result<GenerationResult> generate(Runner& runner, Sequence& sequence, std::span<const int32_t> prompt, const GenerationOptions& options,
                                 const std::function<bool(const SampledToken&)>& on_token);
 
