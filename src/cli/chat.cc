@@ -99,7 +99,8 @@ class Chat {
   }
   Status handle(const ExitCommand&) { return {}; }  // run() has left by then
 
-  // One turn. On an error, or when nothing was answered, the conversation is as it was before.
+  // One turn. On an error, or when nothing was answered, the conversation is as it was before; files whose
+  // reading was stopped are let go of, since nothing else could.
   Status say(const std::string& text) {
     conversation_.messages.push_back({Role::kUser, attached_ + text});
     Message answer;
@@ -107,6 +108,10 @@ class Chat {
     Status status = reply(answer);
     if (!status || (answer.content.empty() && !answer.reasoning)) {
       conversation_.messages.pop_back();
+      if (guard_.interrupted() && !attached_.empty()) {
+        attached_.clear();
+        std::fputs("the files do not go with your next message any more\n", stderr);
+      }
       return status;
     }
     attached_.clear();
@@ -164,6 +169,7 @@ class Chat {
       forget();
     }
     same = sequence_.length();
+    if (snapshot_.length > same) snapshot_.length = 0;  // its last tokens are about to be overwritten
     held_ = ids;
     return same;
   }
