@@ -1,7 +1,9 @@
 // Error texts and exit codes; see error.h.
 #include "cli/error.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 namespace kvasir {
 
@@ -36,6 +38,14 @@ std::string error_line(std::string_view message) {
 int report_error(const Error& error) {
   std::fprintf(stderr, "%s\n", error_line(error.message).c_str());
   return exit_code(error.code);
+}
+
+int finish_output(int code) {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return code;
+  // A write that failed earlier left its mark on the stream and its errno long ago.
+  report_error({ErrorCode::kIo, std::string("standard output: cannot write") + (errno ? ": " : "") + (errno ? std::strerror(errno) : "")});
+  return kExitFailure;
 }
 
 }  // namespace kvasir

@@ -22,4 +22,8 @@ std::string error_line(std::string_view message);
 // Prints the line on standard error and returns the exit code.
 int report_error(const Error& error);
 
+// Empties standard output's buffer. `code`, or kExitFailure with its line when something that was printed did
+// not arrive (a full disk, a closed descriptor).
+int finish_output(int code);
+
 }  // namespace kvasir

@@ -2,9 +2,10 @@
 #include "cli/bench.h"
 #include "cli/chat.h"
 #include "cli/command_line.h"
+#include "cli/error.h"
 #include "cli/generate.h"
-#include "cli/logits.h"
 #include "cli/inspect.h"
+#include "cli/logits.h"
 #include "cli/memory.h"
 #include "cli/perplexity.h"
 #include "cli/tokenize.h"
@@ -19,5 +20,5 @@ int main(int argc, char** argv) {
   line.add(kvasir::run_inspect);
   line.add(kvasir::run_memory);
   line.add(kvasir::run_bench);
-  return line.run(argc, argv);
+  return kvasir::finish_output(line.run(argc, argv));
 }
