@@ -255,6 +255,21 @@ class Bench {
   std::vector<Figure> figures_;
 };
 
+Result<ModelConfig> synthetic_config(const BenchOptions& options) {
+  ModelConfig config = options.synthetic == SyntheticModel::kFlash ? flash_config() : pro_config();
+  if (options.layers > config.num_layers)
+    return Error{ErrorCode::kInvalid, fmt::format("bench: --layers {}: the model has {}", options.layers, config.num_layers)};
+  if (options.layers > 0) config = with_layers(config, options.layers);
+  if (!options.ratios.empty()) {
+    config.compress_ratios = options.ratios;
+    config.num_layers = static_cast<int>(options.ratios.size());
+    config.num_hash_layers = std::min(config.num_hash_layers, config.num_layers);
+  }
+  config.num_mtp = 0;
+  if (options.vocab > 0) config.vocab_size = options.vocab;
+  return config;
+}
+
 Status run(const BenchOptions& options) {
   RunnerOptions r;
   r.max_step_tokens = kStepTokens;
@@ -267,10 +282,7 @@ Status run(const BenchOptions& options) {
     KVASIR_TRY(auto session, open_session(options.model_dir, options.compute, r, &bar));
     return Bench(options, *session->runner).run();
   }
-  ModelConfig config = options.synthetic == SyntheticModel::kFlash ? flash_config() : pro_config();
-  config = with_layers(config, options.layers > 0 ? options.layers : config.num_layers);
-  config.num_mtp = 0;
-  if (options.vocab > 0) config.vocab_size = options.vocab;
+  KVASIR_TRY(ModelConfig config, synthetic_config(options));
   ThreadPool pool(options.compute.threads);
   KVASIR_TRY(Model model, make_synthetic(config, 1, pool.size(), &bar));
   KVASIR_TRY(auto ops, make_ops(options.compute));

@@ -17,7 +17,8 @@ struct BenchOptions {
   SyntheticModel synthetic =
       SyntheticModel::kNone;  // --synthetic: random weights of these shapes and formats
   int layers = 0;             // --layers: only the first N; 0: all
-  int64_t vocab = 0;                                  // --vocab: of the synthetic model; 0: its own
+  std::vector<int> ratios;    // --ratios: compress_ratios of the synthetic model's layers; empty: its own
+  int64_t vocab = 0;          // --vocab: of the synthetic model; 0: its own
   std::vector<int64_t> contexts = {512, 4096, 8192};  // --context
   std::vector<int64_t> batches = {1};                 // --batch: sequences decoded together
   std::string out_file;                               // --out: the results as JSON, beside the table

@@ -278,16 +278,28 @@ void declare(CLI::App& app, MemoryOptions& o) {
   declare_json(app, o.json, "A JSON object in place of the tables");
 }
 
+std::string check_compress_ratio(std::string& text) {
+  return text == "0" || text == "4" || text == "128" ? "" : fmt::format("'{}' is not 0, 4 or 128", text);
+}
+
 void declare(CLI::App& app, BenchOptions& o) {
   declare_model(app, o.model_dir);
   auto* synthetic = add_choice<SyntheticModel>(
       app, "--synthetic", o.synthetic, {{"flash", SyntheticModel::kFlash}, {"pro", SyntheticModel::kPro}},
       "Random weights of real shapes and formats, drawn in memory");
   synthetic->excludes("--model");
-  app.add_option("--layers", o.layers, "Only the first N layers of the synthetic model")
-      ->transform(between(1, 10000))
-      ->type_name("N")
-      ->needs(synthetic);
+  auto* layers = app.add_option("--layers", o.layers, "Only the first N layers of the synthetic model")
+                     ->transform(between(1, 10000))
+                     ->type_name("N")
+                     ->needs(synthetic);
+  app.add_option("--ratios", o.ratios,
+                 "Other layers for the synthetic model, one per ratio: 0 window only, 4 CSA, 128 HCA")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Validator(check_compress_ratio, ""))
+      ->type_name("A,B,C")
+      ->needs(synthetic)
+      ->excludes(layers);
   app.add_option("--vocab", o.vocab, "Another vocabulary size for the synthetic model")
       ->transform(between<int64_t>(1, 1 << 20))
       ->type_name("N")

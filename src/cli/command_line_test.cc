@@ -274,6 +274,17 @@ TEST(CommandLine, BenchTakesListsAndAModelOrASyntheticOne) {
   EXPECT_CONTAINS(refused<BenchOptions>({"bench", "--batch", "1,x"}), "--batch");
 }
 
+TEST(CommandLine, BenchTakesTheLayersOfASyntheticModelByTheirRatios) {
+  auto o = parsed<BenchOptions>({"bench", "--synthetic", "flash", "--ratios", "4,128,0"});
+  EXPECT_EQ(o.ratios, (std::vector<int>{4, 128, 0}));
+  EXPECT_TRUE(parsed<BenchOptions>({"bench", "--synthetic", "flash"}).ratios.empty());
+  EXPECT_CONTAINS(refused<BenchOptions>({"bench", "--synthetic", "flash", "--ratios", "4,8"}),
+                  "'8' is not 0, 4 or 128");
+  EXPECT_CONTAINS(refused<BenchOptions>({"bench", "--ratios", "4"}), "--ratios requires --synthetic");
+  EXPECT_CONTAINS(refused<BenchOptions>({"bench", "--synthetic", "pro", "--layers", "1", "--ratios", "4"}),
+                  "excludes");
+}
+
 TEST(CommandLine, TheSmallSubcommandsTakeTheirFlags) {
   auto t = parsed<TokenizeOptions>({"tokenize", "-m", "d", "-p", "text", "--json"});
   EXPECT_EQ(t.text, "text");

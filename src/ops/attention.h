@@ -3,7 +3,8 @@
 //   keys of row i at position t: window tokens max(0, t-window+1)..t, then entries (ascending):
 //     kNone: none (SWA);  kSelected: selected[i, :] until -1 (CSA);  kAll: every b < (t+1)/ratio (HCA)
 //   s_j = (q . k_j) * D^-0.5;  p_j = e^(s_j - m) / (sum e^(s - m) + e^(sink_h - m));  o = sum p_j k_j
-// kNative: q and k bf16, f32 scores, p rounded to bf16 before P.V, f32 sums, o rounded to bf16.
+// kNative: q and k bf16, f32 scores, p rounded to bf16 before P.V (m is the maximum over all the row's keys, so that
+// the rounding does not depend on how keys are tiled), f32 sums, o rounded to bf16.
 // The result of a row depends on its own keys alone, in list order.
 #pragma once
 

@@ -64,8 +64,8 @@ TEST_P(OracleNative, ModulesAgreeWithTheOfficialNumerics) {
     double attn = relative_l2(rows_at(tap_[name + ".attn.out"], rows_), (*native_)[name + ".attn.out"].f32);
     double ffn = relative_l2(rows_at(tap_[name + ".ffn.out"], rows_), (*native_)[name + ".ffn.out"].f32);
     std::printf("%s: attn.out %.2e, ffn.out %.2e relative L2", name.c_str(), attn, ffn);
-    EXPECT_LE(attn, 1e-2) << name;
-    EXPECT_LE(ffn, 1e-2) << name;
+    EXPECT_LE(attn, 5e-3) << name;
+    EXPECT_LE(ffn, 1e-3) << name;
     // A stored value may differ only where its input lay within one bf16 ulp of a rounding boundary, which
     // random data does for a small share of the values.
     for (const char* what : {".kv.window", ".kv.compressed", ".indexer.keys"}) {

@@ -112,7 +112,8 @@ Plan plan(const AttendCall& call, int64_t tokens, int64_t padded_dim, int thread
   p.blocks = (tokens + p.queries - 1) / p.queries;
   p.groups = 1;
   int32_t most = *std::max_element(call.counts, call.counts + tokens);
-  p.segments = 1 + (most + kSegmentKeys - 1) / kSegmentKeys;
+  bool whole = call.numerics == Numerics::kNative;  // its weights need the maximum over all keys
+  p.segments = whole ? 1 : 1 + (most + kSegmentKeys - 1) / kSegmentKeys;
   if (threads == 1 || p.blocks >= 2 * threads) return p;
   while (p.blocks * p.segments * p.groups < 3 * threads && call.heads >= 32 * p.groups) p.groups *= 2;
   int64_t partial_bytes =

@@ -31,6 +31,7 @@ struct Workspace {
   uint32_t* keys;    // [units][kKeyTile]
   uint32_t* values;  // bf16 only: [kKeyTile / 2][row_stride()] pairs
   AttendPartial main, segment;
+  AttendPartial top;  // kNative: stats[0] is the row's maximum over all its keys; no sums
 
   int64_t row_stride() const { return padded_dim + 16; }  // 16: rows do not fall on the same cache sets
 };
@@ -58,6 +59,7 @@ Workspace carve(std::byte* scratch, int64_t rows, int64_t dim, int64_t* bytes) {
   w.values = c.take<uint32_t>(kKeyTile / 2 * w.row_stride());
   w.main = {c.take<float>(2 * rows), c.take<float>(rows * w.padded_dim)};
   w.segment = {c.take<float>(2 * rows), c.take<float>(rows * w.padded_dim)};
+  w.top = {c.take<float>(2 * rows), nullptr};
   if (bytes != nullptr) *bytes = c.at - scratch;
   return w;
 }
@@ -109,11 +111,16 @@ Range visible(const AttendCall& call, Keys keys, int64_t query) {
   return {0, call.counts[query]};
 }
 
+// kNative rounds p = e^(s - m) to bf16, so m must be the maximum over all keys before the first p is made:
+// one pass finds it, the next one sums. Otherwise m is the maximum so far, and one pass does.
+enum class Pass { kMaximum, kSums };
+
 template <class Unit>
 struct Attend {
   static constexpr bool kPairs = Unit::kValues == 2;
   const AttendCall& call;
   Workspace w;
+  Pass pass = Pass::kSums;
 
   int64_t units() const { return w.padded_dim / Unit::kValues; }
 
@@ -209,6 +216,10 @@ struct Attend {
     }
     float before = stats[0], m = max_of(top);
     m = m > before ? m : before;
+    if (pass == Pass::kMaximum) {
+      stats[0] = m;
+      return;
+    }
     float rescale = 1.f;
     if (m != before && before != kMinusInfinity) {
       rescale = exp(splat(before - m))[0];
@@ -268,11 +279,12 @@ struct Attend {
       for (int h = block.h0; h < block.h1; ++h, ++row) {
         if (see.begin < see.end) {
           softmax_row(row, first, last, see, scale, out.stats + 2 * row);
-        } else {
+        } else if (pass == Pass::kSums) {
           skip_row(row, first, last);
         }
       }
     }
+    if (pass == Pass::kMaximum) return;
     int64_t lda = kKeyTile / Unit::kValues, k0 = first / Unit::kValues;
     const uint32_t* v = kPairs ? w.values : reinterpret_cast<const uint32_t*>(w.row_keys);
     Product o{w.p + row0 * lda + k0,          lda,          v + k0 * w.row_stride(), w.row_stride(),
@@ -284,8 +296,9 @@ struct Attend {
   // All tiles of keys [begin, end) of the list for rows from row0 on, into `out` (fresh).
   void tiles(Keys keys, const AttendBlock& block, int64_t row0, int64_t begin, int64_t end,
              const AttendPartial& out) const {
-    for (int64_t row = row0; row < row0 + block.rows(); ++row) {
-      out.stats[2 * row] = kMinusInfinity;
+    for (int64_t row = row0; row < row0 + block.rows() && pass == Pass::kSums; ++row) {
+      bool known = call.numerics == Numerics::kNative && begin < end;
+      out.stats[2 * row] = known ? w.top.stats[2 * row] : kMinusInfinity;
       out.stats[2 * row + 1] = 0.f;
     }
     bool fresh = true;
@@ -369,6 +382,12 @@ void attend(const AttendCall& call, const AttendBlock& block, std::byte* scratch
   Workspace w = carve(scratch, block.rows(), call.dim, nullptr);
   with_unit(call, w, [&](const auto& a) {
     a.load_query(block);
+    if (call.numerics == Numerics::kNative) {
+      for (int64_t row = 0; row < block.rows(); ++row) w.top.stats[2 * row] = kMinusInfinity;
+      auto maximum = a;
+      maximum.pass = Pass::kMaximum;
+      for (int64_t s = 0; s < segments_of(call, block); ++s) maximum.segment(block, s, w.top);
+    }
     a.segment(block, 0, w.main);
     for (int64_t s = 1; s < segments_of(call, block); ++s) {
       a.segment(block, s, w.segment);
