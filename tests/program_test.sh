@@ -79,7 +79,8 @@ grep -q "standard output: cannot write" err || fail "no word of the full disk"
 for ((i = 0; i < 20000; ++i)); do echo "line $i of a long file"; done >long.txt
 "$kvasir" generate -f long.txt -p x >out 2>err &
 pid=$!
-until [[ ! -e /proc/$pid ]] || grep -qs '^SigCgt:.*[2367abefABEF]$' "/proc/$pid/status"; do
+until [[ $(awk '/^Name:/ {name = $2} /^State:/ {state = $2} /^SigCgt:/ {print name, state, $2}' "/proc/$pid/status") =~ \
+  ^(.*\ Z\ .*|kvasir\ .*[2367abef])$ ]]; do
   sleep 0.02
 done
 kill -INT "$pid"
