@@ -4,13 +4,28 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #ifdef KVASIR_ONEDNN
 #include <dnnl.hpp>
 #endif
 
 namespace kvasir::bench {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double best_seconds(double budget, const std::function<void()>& pass) {
+  pass();
+  double best = 1e9, begin = now();
+  for (int i = 0; i < 3 || now() - begin < budget; ++i) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(std::min(0.1, 4 * best)));
+    double start = now();
+    pass();
+    best = std::min(best, now() - start);
+  }
+  return best;
+}
 
 namespace {
 
@@ -34,16 +49,14 @@ double read_bandwidth(ThreadPool& pool, const uint8_t* data, int64_t bytes) {
   // Passes over 256 MB, another part of the memory each time: short enough that on a shared machine some run
   // undisturbed, larger than any cache.
   constexpr int64_t kPass = int64_t{256} << 20;
-  double best = 0;
   volatile uint64_t sink = 0;
   const int64_t share = kPass / pool.size(), parts = bytes / kPass;
-  for (int64_t pass = 0; pass < 4 * parts; ++pass) {
-    const uint8_t* part = data + pass % parts * kPass;
-    double start = now();
+  int64_t pass = 0;
+  double seconds = best_seconds(2.0, [&] {
+    const uint8_t* part = data + pass++ % parts * kPass;
     pool.run(pool.size(), [&](int64_t task, int) { sink = sink ^ read_span(part + task * share, share); });
-    best = std::max(best, static_cast<double>(share * pool.size()) / (now() - start));
-  }
-  return best;
+  });
+  return static_cast<double>(share * pool.size()) / seconds;
 }
 
 #ifdef KVASIR_ONEDNN
@@ -62,14 +75,11 @@ MatrixRate onednn_bf16(int threads) {
     memory am(plan.src_desc(), cpu), bm(plan.weights_desc(), cpu), cm(plan.dst_desc(), cpu);
     std::memset(am.get_data_handle(), 0, plan.src_desc().get_size());
     std::memset(bm.get_data_handle(), 0, plan.weights_desc().get_size());
-    double best = 1e9;
-    for (int pass = 0; pass < 30; ++pass) {
-      double start = now();
+    double seconds = best_seconds(2.0, [&] {
       product.execute(stream, {{DNNL_ARG_SRC, am}, {DNNL_ARG_WEIGHTS, bm}, {DNNL_ARG_DST, cm}});
       stream.wait();
-      best = std::min(best, now() - start);
-    }
-    return {2.0 * kM * kN * kK / best, std::string("oneDNN bf16 4096x4096x512, ") + plan.impl_info_str()};
+    });
+    return {2.0 * kM * kN * kK / seconds, std::string("oneDNN bf16 4096x4096x512, ") + plan.impl_info_str()};
   } catch (const error& e) {
     return {0, std::string("oneDNN refused: ") + e.what()};
   }

@@ -16,15 +16,18 @@ namespace kvasir::cpu {
 namespace {
 
 constexpr int64_t kChunk = 128;  // inner columns per task: a block of packing, so chunks pack on their own
-constexpr int64_t kInputTile = 128;    // inputs whose gate and up products a worker holds at a time
-constexpr int64_t kBatchSlots = 8192;  // slots per batch of experts bounds the memory for activations
+constexpr int64_t kInputTile =
+    144;  // inputs whose products a worker holds at a time; whole tiles on every route
+constexpr int64_t kBatchSlots = 4096;  // slots per batch of experts: bounds the memory for activations
 
 // One expert's part of the call: slots [begin, begin + count) of the sorted order.
 struct Group {
   const ExpertWeights* weights;
   int64_t begin, count;
-  int64_t hidden_begin;  // its first row of packed hidden activations in the batch
   Route route_in, route_out;
+  PackedRows in;            // narrow routes: the call's tokens; wide ones: this group's
+  const int32_t* in_index;  // narrow routes: the slots' tokens
+  PackedRows hidden;        // in front of w2, one row per slot
 };
 
 struct Plan {
@@ -77,12 +80,12 @@ Plan make_plan(CpuContext& context, const ExpertsArgs& a) {
     // In a call of few rows all groups go the narrow way, so that a token does not feel its neighbours; in a
     // larger one an expert with few tokens does, because decoding panels for it would not pay.
     int64_t rows = tokens <= kNarrowRows ? tokens : count;
-    g = {&w,
-         first,
-         count,
-         0,
-         choose_route(context, LinearKind::kQuantised, w.w1.format, rows),
-         choose_route(context, LinearKind::kQuantised, w.w2.format, rows)};
+    g = {};
+    g.weights = &w;
+    g.begin = first;
+    g.count = count;
+    g.route_in = choose_route(context, LinearKind::kQuantised, w.w1.format, rows);
+    g.route_out = choose_route(context, LinearKind::kQuantised, w.w2.format, rows);
   };
   for (int64_t e = 0; e < experts; ++e)
     if (begin[e + 1] > begin[e]) add_group(a.routed[e], begin[e], begin[e + 1] - begin[e]);
@@ -99,73 +102,112 @@ Plan make_plan(CpuContext& context, const ExpertsArgs& a) {
   return plan;
 }
 
-// The call's tokens, packed once for every (route, format) that some group wants.
-class Inputs {
- public:
-  Inputs(CpuContext& context, const ExpertsArgs& a, const Plan& plan) {
-    for (int64_t g = 0; g < plan.group_count; ++g) {
-      const Group& group = plan.groups[g];
-      PackedRows& rows = at(group);
-      if (rows.data == nullptr)
-        rows = pack_rows(context, group.route_in, group.weights->w1.format, a.x.data(), a.x.stride(0),
-                         a.x.shape(0), a.x.shape(1));
-    }
-  }
-  PackedRows& at(const Group& g) {
-    return packed_[static_cast<int>(g.route_in)][static_cast<int>(stored_format(g.weights->w1.format))];
-  }
+bool is_wide(Route route) { return route == Route::kWideInt8 || route == Route::kWideBf16; }
 
- private:
-  PackedRows packed_[kRouteCount][4] = {};
+// Inputs of the narrow groups: the call's tokens, packed once for every (route, format) that some group
+// wants.
+void pack_tokens(CpuContext& context, const ExpertsArgs& a, const Plan& plan) {
+  PackedRows packed[kRouteCount][4] = {};
+  for (Group* group = plan.groups; group < plan.groups + plan.group_count; ++group) {
+    if (is_wide(group->route_in)) continue;
+    const WeightFormat format = group->weights->w1.format;
+    PackedRows& rows = packed[static_cast<int>(group->route_in)][static_cast<int>(stored_format(format))];
+    if (rows.data == nullptr)
+      rows =
+          pack_rows(context, group->route_in, format, a.x.data(), a.x.stride(0), a.x.shape(0), a.x.shape(1));
+    group->in = rows;
+    group->in_index = plan.token + group->begin;
+  }
+}
+
+// Consecutive groups that are computed together, and the tasks that `per_group` cuts each of them into.
+struct Batch {
+  Group* groups;
+  int64_t count;
+
+  template <class Fn>
+  int64_t tasks(Fn per_group) const {
+    int64_t n = 0;
+    for (const Group* g = groups; g < groups + count; ++g) n += per_group(*g);
+    return n;
+  }
+  // The group that `task` belongs to; `task` becomes its number within the group.
+  template <class Fn>
+  const Group& find(int64_t& task, Fn per_group) const {
+    const Group* g = groups;
+    for (; task >= per_group(*g); ++g) task -= per_group(*g);
+    return *g;
+  }
 };
 
-struct Batch {
-  const Group* groups;
-  int64_t count;
-  uint8_t* hidden;        // packed activations in front of w2
-  int64_t hidden_stride;  // the largest that a group of the batch needs
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Inputs of the wide groups: their own tokens side by side.
+void pack_slots(CpuContext& context, const ExpertsArgs& a, const Plan& plan, const Batch& batch) {
+  const LinearKernels& kernels = linear_kernels(context.isa);
+  for (Group* g = batch.groups; g < batch.groups + batch.count; ++g)
+    if (is_wide(g->route_in))
+      g->in = take_packed(context, g->route_in, g->weights->w1.format, g->count, a.x.shape(1));
+  auto parts = [](const Group& g) { return is_wide(g.route_in) ? divide_up(g.count, kInputTile) : 0; };
+  context.pool.run(batch.tasks(parts), [&](int64_t task, int) {
+    const Group& g = batch.find(task, parts);
+    for (int64_t i = task * kInputTile; i < std::min(g.count, (task + 1) * kInputTile); ++i)
+      kernels.pack(g.in, i, a.x.row(plan.token[g.begin + i]), 0, a.x.shape(1));
+  });
+}
+
+// Every worker's scratch for the batch's products.
+struct WorkerScratch {
+  WorkerScratch(CpuContext& context, const Batch& batch, Route Group::* route, int64_t floats)
+      : floats_(floats) {
+    const LinearKernels& kernels = linear_kernels(context.isa);
+    for (const Group* g = batch.groups; g < batch.groups + batch.count; ++g)
+      bytes_ = std::max(bytes_, divide_up(kernels.scratch_bytes(g->*route), 64) * 64);
+    kernel_ = context.scratch.take<uint8_t>(context.pool.size() * bytes_);
+    products_ = context.scratch.take<float>(context.pool.size() * floats_);
+  }
+  uint8_t* kernel(int worker) const { return kernel_ + worker * bytes_; }
+  float* products(int worker) const { return products_ + worker * floats_; }
+
+ private:
+  int64_t bytes_ = 0, floats_;
+  uint8_t* kernel_;
+  float* products_;
 };
 
 // First fork: hidden = pack(swiglu(x w1^T, x w3^T)).
-void gate_and_up(CpuContext& context, const ExpertsArgs& a, const Plan& plan, Inputs& inputs,
-                 const Batch& batch) {
+void gate_and_up(CpuContext& context, const ExpertsArgs& a, const Plan& plan, const Batch& batch) {
   const LinearKernels& kernels = linear_kernels(context.isa);
   const bool native = context.numerics == Numerics::kNative;
-  const int64_t dim = a.x.shape(1);
-  int64_t scratch_bytes = 0, tasks = 0;
-  auto chunks = [](const Group& g) { return (g.weights->w1.rows + kChunk - 1) / kChunk; };
-  for (int64_t g = 0; g < batch.count; ++g) {
-    scratch_bytes = std::max(scratch_bytes, kernels.scratch_bytes(batch.groups[g].route_in, dim));
-    tasks += chunks(batch.groups[g]);
-  }
-  scratch_bytes = (scratch_bytes + 63) / 64 * 64;
-  constexpr int64_t kTileFloats = kInputTile * kChunk;
-  auto* scratch = context.scratch.take<uint8_t>(context.pool.size() * scratch_bytes);
-  auto* products = context.scratch.take<float>(context.pool.size() * 2 * kTileFloats);
-  context.pool.run(tasks, [&](int64_t task, int worker) {
-    const Group* group = batch.groups;
-    for (; task >= chunks(*group); ++group) task -= chunks(*group);
-    const int64_t inner = group->weights->w1.rows, column = task * kChunk,
+  const WorkerScratch scratch(context, batch, &Group::route_in, 2 * kInputTile * kChunk);
+  auto chunks = [](const Group& g) { return divide_up(g.weights->w1.rows, kChunk); };
+  context.pool.run(batch.tasks(chunks), [&](int64_t task, int worker) {
+    const Group& group = batch.find(task, chunks);
+    const int64_t inner = group.weights->w1.rows, column = task * kChunk,
                   width = std::min(kChunk, inner - column);
-    const PackedRows& x = inputs.at(*group);
-    const Stored next = stored_format(group->weights->w2.format);
-    float* gate = products + worker * 2 * kTileFloats;
-    float* up = gate + kTileFloats;
-    for (int64_t first = 0; first < group->count; first += kInputTile) {
-      const int64_t count = std::min(kInputTile, group->count - first);
-      MultiplyJob job{stored_rows(group->weights->w1),   column, column + width, x.data, x.stride,
-                      plan.token + group->begin + first, count,  gate,           kChunk, false,
-                      scratch + worker * scratch_bytes};
-      kernels.multiply(group->route_in, job);
-      job.w = stored_rows(group->weights->w3);
+    float* gate = scratch.products(worker);
+    float* up = gate + kInputTile * kChunk;
+    for (int64_t first = 0; first < group.count; first += kInputTile) {
+      MultiplyJob job{};
+      job.w = stored_rows(group.weights->w1);
+      job.row_begin = column;
+      job.row_end = column + width;
+      job.x = group.in;
+      job.first = first;
+      job.index = group.in_index == nullptr ? nullptr : group.in_index + first;
+      job.count = std::min(kInputTile, group.count - first);
+      job.out = gate;
+      job.out_stride = kChunk;
+      job.scratch = scratch.kernel(worker);
+      kernels.multiply(job);
+      job.w = stored_rows(group.weights->w3);
       job.out = up;
-      kernels.multiply(group->route_in, job);
-      for (int64_t i = 0; i < count; ++i) {
+      kernels.multiply(job);
+      for (int64_t i = 0; i < job.count; ++i) {
         float* act = gate + i * kChunk;
         kernels.swiglu(
-            {act, up + i * kChunk, act, width, a.limit, plan.weight[group->begin + first + i], native});
-        kernels.pack(group->route_out, next, act, column, column + width, inner,
-                     batch.hidden + (group->hidden_begin + first + i) * batch.hidden_stride);
+            {act, up + i * kChunk, act, width, a.limit, plan.weight[group.begin + first + i], native});
+        kernels.pack(group.hidden, first + i, act, column, column + width);
       }
     }
   });
@@ -174,31 +216,26 @@ void gate_and_up(CpuContext& context, const ExpertsArgs& a, const Plan& plan, In
 // Second fork: out[token] += hidden w2^T, group after group.
 void down(CpuContext& context, const ExpertsArgs& a, const Plan& plan, const Batch& batch) {
   const LinearKernels& kernels = linear_kernels(context.isa);
-  const bool native = context.numerics == Numerics::kNative;
-  int64_t scratch_bytes = 0;
-  for (int64_t g = 0; g < batch.count; ++g)
-    scratch_bytes = std::max(
-        scratch_bytes, kernels.scratch_bytes(batch.groups[g].route_out, batch.groups[g].weights->w2.cols));
-  scratch_bytes = (scratch_bytes + 63) / 64 * 64;
-  const int64_t dim = a.out.shape(1);
-  const int64_t share = std::max<int64_t>(1, dim / (8 * context.pool.size()));
-  const int64_t step = std::min(kChunk, (share + 15) / 16 * 16);
-  auto* scratch = context.scratch.take<uint8_t>(context.pool.size() * scratch_bytes);
-  auto* products = context.scratch.take<float>(context.pool.size() * kInputTile * kChunk);
-  context.pool.run((dim + step - 1) / step, [&](int64_t task, int worker) {
-    const int64_t column = task * step, width = std::min(step, dim - column);
-    float* product = products + worker * kInputTile * kChunk;
+  const WorkerScratch scratch(context, batch, &Group::route_out, kInputTile * kChunk);
+  const int64_t dim = a.out.shape(1), share = divide_up(dim, 8 * context.pool.size());
+  const int64_t step = std::min(kChunk, divide_up(share, 32) * 32);
+  context.pool.run(divide_up(dim, step), [&](int64_t task, int worker) {
+    MultiplyJob job{};
+    job.row_begin = task * step;
+    job.row_end = std::min(dim, job.row_begin + step);
+    job.out = scratch.products(worker);
+    job.out_stride = kChunk;
+    job.round_bf16 = context.numerics == Numerics::kNative;
+    job.scratch = scratch.kernel(worker);
     for (const Group* group = batch.groups; group < batch.groups + batch.count; ++group) {
-      for (int64_t first = 0; first < group->count; first += kInputTile) {
-        const int64_t count = std::min(kInputTile, group->count - first);
-        kernels.multiply(
-            group->route_out,
-            {stored_rows(group->weights->w2), column, column + width,
-             batch.hidden + (group->hidden_begin + first) * batch.hidden_stride, batch.hidden_stride, nullptr,
-             count, product, kChunk, native, scratch + worker * scratch_bytes});
-        for (int64_t i = 0; i < count; ++i) {
-          float* out = a.out.row(plan.token[group->begin + first + i]) + column;
-          for (int64_t n = 0; n < width; ++n) out[n] += product[i * kChunk + n];
+      job.w = stored_rows(group->weights->w2);
+      job.x = group->hidden;
+      for (job.first = 0; job.first < group->count; job.first += kInputTile) {
+        job.count = std::min(kInputTile, group->count - job.first);
+        kernels.multiply(job);
+        for (int64_t i = 0; i < job.count; ++i) {
+          float* out = a.out.row(plan.token[group->begin + job.first + i]) + job.row_begin;
+          for (int64_t n = 0; n < job.row_end - job.row_begin; ++n) out[n] += job.out[i * kChunk + n];
         }
       }
     }
@@ -212,31 +249,28 @@ void experts(CpuContext& context, const ExpertsArgs& args) {
   check(args);
   if (tokens == 0) return;
   Scratch::Scope scope(context.scratch);
-  const LinearKernels& kernels = linear_kernels(context.isa);
   Plan plan = make_plan(context, args);
-  Inputs inputs(context, args, plan);
-  for (int64_t t = 0; t < tokens; ++t) std::fill(args.out.row(t), args.out.row(t) + dim, 0.f);
+  pack_tokens(context, args, plan);
+  context.pool.run(tokens, [&](int64_t t, int) { std::fill(args.out.row(t), args.out.row(t) + dim, 0.f); });
 
   for (int64_t first = 0; first < plan.group_count;) {
     Scratch::Scope batch_scope(context.scratch);
-    Batch batch{plan.groups + first, 0, nullptr, 0};
-    int64_t slots = 0;
-    while (first < plan.group_count && (slots == 0 || slots + plan.groups[first].count <= kBatchSlots)) {
-      Group& group = plan.groups[first++];
-      group.hidden_begin = slots;
+    Batch batch{plan.groups + first, 0};
+    for (int64_t slots = 0; first < plan.group_count; ++first, ++batch.count) {
+      Group& group = plan.groups[first];
       slots += group.count;
-      const WeightMatrix& w2 = group.weights->w2;
-      batch.hidden_stride = std::max(
-          batch.hidden_stride, kernels.packed_bytes(group.route_out, stored_format(w2.format), w2.cols));
-      ++batch.count;
+      if (batch.count > 0 && slots > kBatchSlots) break;
+      group.hidden = take_packed(context, group.route_out, group.weights->w2.format, group.count,
+                                 group.weights->w2.cols);
     }
-    batch.hidden = context.scratch.take<uint8_t>(slots * batch.hidden_stride);
-    gate_and_up(context, args, plan, inputs, batch);
+    pack_slots(context, args, plan, batch);
+    gate_and_up(context, args, plan, batch);
     down(context, args, plan, batch);
   }
   if (context.numerics == Numerics::kNative) {
-    for (int64_t t = 0; t < tokens; ++t)
+    context.pool.run(tokens, [&](int64_t t, int) {
       for (float* v = args.out.row(t); v < args.out.row(t) + dim; ++v) *v = round_bf16(*v);
+    });
   }
 }
 

@@ -46,8 +46,9 @@ Route choose_route(const CpuContext& context, LinearKind kind, WeightFormat form
   Route narrow = quantised && format == WeightFormat::kFp4Group32 ? Route::kInt8 : Route::kBf16;
   if (rows <= kNarrowRows) return narrow;
   const LinearKernels& kernels = linear_kernels(context.isa);
-  Route wide = quantised ? Route::kWideInt8 : Route::kWideBf16;
-  return kernels.has[static_cast<int>(wide)] ? wide : narrow;
+  // AMX multiplies bf16 four times as fast as AVX-512 bytes, so it has no kWideInt8.
+  if (quantised && kernels.has(Route::kWideInt8)) return Route::kWideInt8;
+  return kernels.has(Route::kWideBf16) ? Route::kWideBf16 : narrow;
 }
 
 Stored stored_format(WeightFormat format) {
@@ -81,42 +82,42 @@ StoredRows stored_rows(const WeightMatrix& w) {
 }
 
 PackedRows take_packed(CpuContext& context, Route route, WeightFormat format, int64_t rows, int64_t cols) {
-  PackedRows packed{route, nullptr,
-                    linear_kernels(context.isa).packed_bytes(route, stored_format(format), cols)};
-  packed.data = context.scratch.take<uint8_t>(rows * packed.stride);
+  PackedRows packed{route, stored_format(format), nullptr, rows, cols, 0};
+  const int64_t bytes = linear_kernels(context.isa).layout(packed);
+  packed.data = context.scratch.take<uint8_t>(bytes);
   return packed;
 }
 
 PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, const float* x, int64_t x_stride,
                      int64_t rows, int64_t cols) {
   PackedRows packed = take_packed(context, route, format, rows, cols);
-  const Stored stored = stored_format(format);
   const LinearKernels& kernels = linear_kernels(context.isa);
-  constexpr int64_t kRowsPerTask = 4;
-  context.pool.run((rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int) {
-    for (int64_t r = task * kRowsPerTask; r < std::min(rows, (task + 1) * kRowsPerTask); ++r)
-      kernels.pack(route, stored, x + r * x_stride, 0, cols, cols, packed.data + r * packed.stride);
+  // Tasks of whole tiles: two workers never write to the same cache line.
+  const int64_t step = kernels.tile_rows(route) * (kernels.tile_rows(route) < 4 ? 4 : 1);
+  context.pool.run((rows + step - 1) / step, [&](int64_t task, int) {
+    for (int64_t r = task * step; r < std::min(rows, (task + 1) * step); ++r)
+      kernels.pack(packed, r, x + r * x_stride, 0, cols);
   });
   return packed;
 }
 
 namespace {
 
-// Rows of weights per task: about four tasks a thread, not under 16 KB of weights, whole groups of 16 rows.
+// Rows of weights per task: about four tasks a thread, not under 16 KB of weights, whole groups of 32 rows.
 int64_t rows_per_task(const WeightMatrix& w, int64_t rows, int threads) {
   int64_t even_share = rows / (4 * threads);
   int64_t worth_a_task = (16 << 10) / std::max<int64_t>(1, w.data_row_bytes());
   int64_t n = std::max<int64_t>({even_share, worth_a_task, 1});
-  return std::min((n + 15) / 16 * 16, std::max<int64_t>(rows, 1));
+  return std::min((n + 31) / 32 * 32, std::max<int64_t>(rows, 1));
 }
 
 // out[t, 0..count) = x[t] * w[begin .. begin + count)^T
 void multiply(CpuContext& context, const WeightMatrix& w, int64_t begin, int64_t count, const PackedRows& x,
               int64_t inputs, float* out, int64_t out_stride, bool round_bf16) {
   const LinearKernels& kernels = linear_kernels(context.isa);
-  const int64_t scratch_bytes = (kernels.scratch_bytes(x.route, w.cols) + 63) / 64 * 64;
+  const int64_t scratch_bytes = (kernels.scratch_bytes(x.route) + 63) / 64 * 64;
   auto* scratch = context.scratch.take<uint8_t>(scratch_bytes * context.pool.size());
-  constexpr int64_t kInputsPerTask = 512;  // packed inputs of a task stay near the core
+  constexpr int64_t kInputsPerTask = kWideInputs;
   const int64_t step = rows_per_task(w, count, context.pool.size());
   const int64_t row_tasks = (count + step - 1) / step,
                 input_tasks = (inputs + kInputsPerTask - 1) / kInputsPerTask;
@@ -127,14 +128,14 @@ void multiply(CpuContext& context, const WeightMatrix& w, int64_t begin, int64_t
     job.w = stored;
     job.row_begin = begin + row;
     job.row_end = begin + std::min(count, row + step);
-    job.x = x.data + first * x.stride;
-    job.x_stride = x.stride;
+    job.x = x;
+    job.first = first;
     job.count = std::min(inputs - first, kInputsPerTask);
     job.out = out + first * out_stride + row;
     job.out_stride = out_stride;
     job.round_bf16 = round_bf16;
     job.scratch = scratch + worker * scratch_bytes;
-    kernels.multiply(x.route, job);
+    kernels.multiply(job);
   });
 }
 

@@ -21,12 +21,7 @@ Route choose_route(const CpuContext& context, LinearKind kind, WeightFormat form
 Stored stored_format(WeightFormat format);
 StoredRows stored_rows(const WeightMatrix& w);
 
-// Packed inputs of one call, in the context's scratch.
-struct PackedRows {
-  Route route;
-  uint8_t* data = nullptr;
-  int64_t stride = 0;  // bytes
-};
+// Room for packed rows in the context's scratch.
 PackedRows take_packed(CpuContext& context, Route route, WeightFormat format, int64_t rows, int64_t cols);
 // Packs `rows` rows, `x_stride` floats apart.
 PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, const float* x, int64_t x_stride,

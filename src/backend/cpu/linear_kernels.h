@@ -38,14 +38,27 @@ struct StoredRows {
   int64_t scale_row_bytes;  // per row (kE2m1) or per 128 rows (kE4m3)
 };
 
+// Rows of activations after packing. On narrow routes row r starts at data + r * stride. On wide routes rows
+// stand in tiles of tile_rows(), and block b (128 columns) of all tiles starts at data + b * stride.
+struct PackedRows {
+  Route route;
+  Stored format;  // of the weights they will meet
+  uint8_t* data;
+  int64_t rows, cols;
+  int64_t stride;  // bytes
+};
+
+// A multiple of every tile_rows().
+inline constexpr int64_t kWideInputs = 480;
+
 struct MultiplyJob {
   StoredRows w;
   int64_t row_begin, row_end;  // outputs: rows of w
-  const uint8_t* x;            // packed rows
-  int64_t x_stride;            // packed_bytes()
-  const int32_t* x_index;      // packed row of each input; null: row i is input i
-  int64_t count;               // inputs
-  float* out;                  // out[i * out_stride + n - row_begin]
+  PackedRows x;
+  int64_t first;         // of the inputs: packed row; a multiple of tile_rows()
+  const int32_t* index;  // instead of `first`: packed row of each input; null on wide routes
+  int64_t count;         // inputs; at most kWideInputs on wide routes
+  float* out;            // out[i * out_stride + n - row_begin]
   int64_t out_stride;
   bool round_bf16;   // round the outputs
   uint8_t* scratch;  // scratch_bytes(), this worker's own
@@ -62,15 +75,15 @@ struct SwigluJob {
 };
 
 struct LinearKernels {
-  bool has[kRouteCount];  // routes this set implements; kF32, kBf16, kE4m3 and kInt8 always
-  // Bytes of one packed row; a multiple of 64. `format` is that of the weights it will meet.
-  int64_t (*packed_bytes)(Route, Stored format, int64_t cols);
-  // Columns [begin, end) of a row of `cols`, x[0] being column `begin`; begin is a multiple of 128, and end
-  // too unless it is cols.
-  void (*pack)(Route, Stored format, const float* x, int64_t begin, int64_t end, int64_t cols,
-               uint8_t* packed);
-  int64_t (*scratch_bytes)(Route, int64_t cols);
-  void (*multiply)(Route, const MultiplyJob&);
+  bool (*has)(Route);           // does this set implement it? kF32, kBf16, kE4m3 and kInt8 it always does
+  int64_t (*tile_rows)(Route);  // 1 on narrow routes
+  // Sets x.stride from the other fields and returns the bytes that x.data must have.
+  int64_t (*layout)(PackedRows& x);
+  // Columns [begin, end) of row `row`, from[0] being column `begin`; begin is a multiple of 128, and end too
+  // unless it is the number of columns.
+  void (*pack)(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end);
+  int64_t (*scratch_bytes)(Route);
+  void (*multiply)(const MultiplyJob&);
   void (*swiglu)(const SwigluJob&);
 };
 

@@ -57,7 +57,8 @@ inline float quantise_e4m3(float v[kBlock]) {
   return float_of_bits(byte << 23);
 }
 
-// 32 values to int8 codes; returns the scale. Values that are not finite make the scale NaN.
+// 32 values to int8 codes; returns the scale, 1 when all codes are zero. Values that are not finite make it
+// NaN.
 inline float quantise_int8(const float* x, int8_t* code) {
   uint32_t largest = largest_bits(x, 32);
   float amax = float_of_bits(largest);
@@ -67,7 +68,7 @@ inline float quantise_int8(const float* x, int8_t* code) {
     float v = usable ? x[i] * inverse : 0.f;
     code[i] = static_cast<int8_t>(static_cast<int32_t>((v + 0x1.8p23f) - 0x1.8p23f));
   }
-  return largest >= 0x7f800000u ? float_of_bits(0x7fc00000u) : usable ? amax * (1.f / 127.f) : 0.f;
+  return largest >= 0x7f800000u ? float_of_bits(0x7fc00000u) : usable ? amax * (1.f / 127.f) : 1.f;
 }
 
 // Column of place i of a float record: e2m1 rows come apart into even and odd columns, 32 at a time.
@@ -105,7 +106,7 @@ inline bool bf16_records(Route route) {
 #endif
 }
 
-inline int64_t narrow_packed_bytes(Route route, Stored, int64_t cols) {
+inline int64_t narrow_stride(Route route, int64_t cols) {
   int64_t blocks = blocks_of(cols);
   if (route == Route::kInt8) return blocks * static_cast<int64_t>(sizeof(Int8Record));
   int64_t record = bf16_records(route) ? 2 * kBlock : 4 * kBlock;
@@ -159,20 +160,25 @@ inline void pack_real_block(Route route, Stored format, float v[kBlock], uint8_t
   memcpy(record, placed, sizeof(placed));
 }
 
-inline void narrow_pack(Route route, Stored format, const float* x, int64_t begin, int64_t end, int64_t cols,
-                        uint8_t* packed) {
-  int64_t record = bf16_records(route) ? 2 * kBlock : 4 * kBlock;
-  auto* scales = reinterpret_cast<float*>(packed + blocks_of(cols) * record);
+// Block b of a row of which columns [begin, end) are at `from`; zeros behind the end.
+inline void take_block(const float* from, int64_t begin, int64_t end, int64_t b, float v[kBlock]) {
+  const int64_t left = end - b * kBlock;
+  if (left < kBlock) memset(v, 0, kBlock * 4);
+  memcpy(v, from + b * kBlock - begin, static_cast<size_t>(left < kBlock ? left : kBlock) * 4);
+}
+
+inline void narrow_pack(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end) {
+  const int64_t record = bf16_records(x.route) ? 2 * kBlock : 4 * kBlock;
+  uint8_t* packed = x.data + row * x.stride;
+  auto* scales = reinterpret_cast<float*>(packed + blocks_of(x.cols) * record);
   for (int64_t b = begin / kBlock; b < blocks_of(end); ++b) {
     alignas(64) float v[kBlock];
-    int64_t left = end - b * kBlock;
-    if (left < kBlock) memset(v, 0, sizeof(v));
-    memcpy(v, x + b * kBlock - begin, static_cast<size_t>(left < kBlock ? left : kBlock) * 4);
-    if (route == Route::kInt8) {
+    take_block(from, begin, end, b, v);
+    if (x.route == Route::kInt8) {
       pack_int8_block(v,
                       *reinterpret_cast<Int8Record*>(packed + b * static_cast<int64_t>(sizeof(Int8Record))));
     } else {
-      pack_real_block(route, format, v, packed + b * record, scales + b);
+      pack_real_block(x.route, x.format, v, packed + b * record, scales + b);
     }
   }
 }
