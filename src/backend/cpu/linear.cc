@@ -47,7 +47,7 @@ Route choose_route(const CpuContext& context, LinearKind kind, WeightFormat form
   if (rows <= kNarrowRows) return narrow;
   const LinearKernels& kernels = linear_kernels(context.isa);
   // AMX multiplies bf16 four times as fast as AVX-512 bytes, so it has no kWideInt8.
-  if (quantised && kernels.has(Route::kWideInt8)) return Route::kWideInt8;
+  if (narrow == Route::kInt8 && kernels.has(Route::kWideInt8)) return Route::kWideInt8;
   return kernels.has(Route::kWideBf16) ? Route::kWideBf16 : narrow;
 }
 
