@@ -1,3 +1,4 @@
+// Blocks of stored weights back to f32; formats in quant.h.
 #include "tensor/quant.h"
 
 #include <cstring>
