@@ -1,3 +1,4 @@
+// Which class answers to which kind; see backend.h.
 #include "backend/backend.h"
 
 #include <fmt/core.h>

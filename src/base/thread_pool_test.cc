@@ -1,3 +1,4 @@
+// Every task runs once, whoever runs it and however the calls follow each other.
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>

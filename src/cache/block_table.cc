@@ -1,3 +1,4 @@
+// Growing and giving back; see block_table.h.
 #include "cache/block_table.h"
 
 namespace kvasir {

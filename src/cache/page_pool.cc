@@ -1,3 +1,4 @@
+// Slabs and the stack of free pages; see page_pool.h.
 #include "cache/page_pool.h"
 
 #include <fmt/core.h>

@@ -1,3 +1,4 @@
+// Pages are given out once, stay where they are, and come back.
 #include "cache/page_pool.h"
 
 #include <gtest/gtest.h>

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 #include <random>
 
 #include "base/json_writer.h"
@@ -122,6 +123,10 @@ class Bench {
   Bench(const BenchOptions& options, Runner& runner) : options_(options), runner_(runner), config_(runner.model().config) {}
 
   Status run() {
+    std::optional<AtomicFile> file;  // a path that cannot be written is found out before minutes of measuring
+    if (!options_.out_file.empty()) {
+      KVASIR_TRY(file, AtomicFile::create(options_.out_file));
+    }
     measure_machine();
     for (int64_t context : options_.contexts) {
       KVASIR_TRY_STATUS(prefill(context));
@@ -133,11 +138,10 @@ class Bench {
     } else {
       print();
     }
-    if (options_.out_file.empty()) return {};
+    if (!file) return {};
     json += "\n";
-    KVASIR_TRY(AtomicFile file, AtomicFile::create(options_.out_file));
-    KVASIR_TRY_STATUS(file.write(std::as_bytes(std::span(json))));
-    return file.commit();
+    KVASIR_TRY_STATUS(file->write(std::as_bytes(std::span(json))));
+    return file->commit();
   }
 
  private:

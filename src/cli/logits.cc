@@ -2,6 +2,7 @@
 #include "cli/logits.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "cli/interrupt.h"
 #include "cli/progress_bar.h"
 #include "cli/session.h"
+#include "cli/table.h"
 #include "engine/generator.h"
 #include "engine/tap.h"
 #include "io/file.h"
@@ -155,6 +157,12 @@ class LogitsRun {
     for (int64_t r : rows_) {
       if (r < 0 || r >= tokens()) return Error{ErrorCode::kInvalid, fmt::format("--rows: {} is outside the {} token ids", r, tokens())};
     }
+    auto bytes = static_cast<double>(rows_.size()) * static_cast<double>(config_.vocab_size) * sizeof(float);
+    double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    if (bytes > memory / 2) {
+      return Error{ErrorCode::kInvalid, fmt::format("logits of {} tokens take {}, this machine has {}: choose some with --rows", rows_.size(),
+                                                    human_bytes(bytes), human_bytes(memory))};
+    }
     logits_.columns = config_.vocab_size;
     logits_.f32.resize(rows_.size() * config_.vocab_size);
     return {};
@@ -168,8 +176,7 @@ class LogitsRun {
     }
   }
 
-  // The draft block on the rows whose next token is known. Its logits are asked for row by row, since a
-  // draft call gives those of its last row.
+  // The draft block on the rows whose next token is known.
   void run_mtp(Sequence& sequence, int64_t at, int64_t n) {
     int64_t known = std::min(n, tokens() - 1 - at);
     if (known <= 0) return;
@@ -189,7 +196,7 @@ class LogitsRun {
     std::vector<std::span<const std::byte>> bytes;
     auto add = [&](const std::string& name, const TapTensor& t) {
       std::vector<int64_t> shape = {t.rows()};
-      if (t.columns > 0) shape.push_back(t.columns);
+      if (t.columns > 0) shape.push_back(t.columns);  // else a list of ids or positions
       if (name == "mtp.in" || (name.ends_with(".out") && t.columns == config_.hc * config_.dim)) shape = {t.rows(), config_.hc, config_.dim};
       if (t.columns == 0) shape = {static_cast<int64_t>(t.i32.size())};
       bool f32 = !t.f32.empty();

@@ -1,3 +1,4 @@
+// From flags to a loaded model; see session.h.
 #include "cli/session.h"
 
 #include <cstdio>

@@ -1,3 +1,4 @@
+// From text to ids and from ids to shown text; see text_session.h.
 #include "cli/text_session.h"
 
 #include <fmt/core.h>

@@ -1,3 +1,4 @@
+// The prefill and decode loops, with and without drafts; see generator.h.
 #include "engine/generator.h"
 
 #include <fmt/core.h>

@@ -1,3 +1,4 @@
+// From sequences and tokens to a Batch; see runner.h.
 #include "engine/runner.h"
 
 #include <fmt/core.h>

@@ -52,7 +52,6 @@ class Runner {
   Ops& ops() { return *ops_; }
   PagePool& pool() { return *pool_; }
   const RunnerOptions& options() const { return options_; }
-  int64_t workspace_bytes() const { return ws_.bytes(); }
   void set_observer(ForwardObserver* observer) { observer_ = observer; }
 
  private:

@@ -1,3 +1,4 @@
+// Filters, the draw and log probabilities; see sampler.h.
 #include "engine/sampler.h"
 
 #include <algorithm>

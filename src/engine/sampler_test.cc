@@ -1,3 +1,4 @@
+// What each parameter keeps, and that a seed decides the rest.
 #include "engine/sampler.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Growing, rolling back and restoring; see sequence.h.
 #include "engine/sequence.h"
 
 #include <cstring>

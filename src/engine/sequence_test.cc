@@ -1,3 +1,4 @@
+// The bytes that a sequence holds, against the specification.
 #include "engine/sequence.h"
 
 #include <gtest/gtest.h>

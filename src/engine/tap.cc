@@ -1,3 +1,4 @@
+// Recording and replacing rows between modules; see tap.h.
 #include "engine/tap.h"
 
 #include <fmt/core.h>

@@ -78,11 +78,4 @@ void MappedFile::populate(int64_t begin, int64_t count) const {
   }
 }
 
-void MappedFile::expect_sequential(int64_t begin, int64_t count) const {
-  KVASIR_CHECK(begin >= 0 && count >= 0 && begin + count <= size_, "bytes {}+{} of {}", begin, count, size_);
-  if (count == 0) return;
-  int64_t first = begin / kPage * kPage;
-  madvise(const_cast<std::byte*>(data_) + first, static_cast<size_t>(begin + count - first), MADV_SEQUENTIAL);
-}
-
 }  // namespace kvasir

@@ -15,8 +15,7 @@ namespace kvasir {
 
 class MappedFile {
  public:
-  // Errors: absent (kNotFound), not a regular file, or refused by the system (kIo). An empty file maps to
-  // null.
+  // Errors: as io_error (file.h); not a regular file (kInvalid). An empty file maps to null.
   static Result<MappedFile> open(const std::string& path);
   MappedFile() = default;
   ~MappedFile();
@@ -29,8 +28,6 @@ class MappedFile {
 
   // Brings bytes [begin, begin + count) into the page cache and returns when they are there.
   void populate(int64_t begin, int64_t count) const;
-  // The next reads of [begin, begin + count) will be in order: the kernel reads ahead further.
-  void expect_sequential(int64_t begin, int64_t count) const;
 
  private:
   std::string path_;

@@ -1,3 +1,4 @@
+// A step through every layer, in the order of the paper; see forward.h for who owns what.
 #include "model/forward.h"
 
 namespace kvasir {

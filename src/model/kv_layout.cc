@@ -1,3 +1,4 @@
+// Offsets of every layer in the state and in a page; see kv_layout.h.
 #include "model/kv_layout.h"
 
 #include "base/check.h"

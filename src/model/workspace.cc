@@ -1,3 +1,4 @@
+// One allocation, cut into the activations of a step; see workspace.h.
 #include "model/workspace.h"
 
 #include <algorithm>
@@ -11,17 +12,20 @@ class Carver {
   explicit Carver(std::byte* base) : base_(base) {}
   template <class T, int Rank>
   void carve(View<T, Rank>& view, std::array<int64_t, Rank> shape) {
-    view = View<T, Rank>(reinterpret_cast<T*>(base_ + used_), shape);
+    view = View<T, Rank>(reinterpret_cast<T*>(here()), shape);
     used_ += (view.count() * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
   }
   std::byte* carve_bytes(int64_t bytes) {
-    std::byte* p = base_ + used_;
+    std::byte* p = here();
     used_ += (bytes + 63) / 64 * 64;
     return p;
   }
   int64_t used() const { return used_; }
 
  private:
+  // In integers: the first pass has no memory, and a null pointer has no neighbours.
+  std::byte* here() const { return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(base_) + static_cast<uintptr_t>(used_)); }
+
   std::byte* base_;
   int64_t used_ = 0;
 };

@@ -65,7 +65,6 @@ struct Workspace {
 
   static Result<Workspace> make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens, int64_t max_logit_rows,
                                 bool with_mtp);
-  int64_t bytes() const { return memory_.size(); }
   // Cuts the batch into attention blocks.
   void cut_blocks(const Batch& batch);
 

@@ -1,3 +1,4 @@
+// Encoding and decoding of cache rows; formats in kv_page.h.
 #include "ops/kv_page.h"
 
 #include <algorithm>

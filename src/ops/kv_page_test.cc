@@ -1,3 +1,4 @@
+// Rows of every format, encoded and read back.
 #include "ops/kv_page.h"
 
 #include <gtest/gtest.h>

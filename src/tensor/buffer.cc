@@ -1,3 +1,4 @@
+// Anonymous mappings behind buffer.h.
 #include "tensor/buffer.h"
 
 #include <fmt/core.h>

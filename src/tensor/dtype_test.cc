@@ -1,3 +1,4 @@
+// Every value of the small formats, and the ties of rounding.
 #include "tensor/dtype.h"
 
 #include <gtest/gtest.h>

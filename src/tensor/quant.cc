@@ -1,3 +1,4 @@
+// Blocks of stored weights back to f32; formats in quant.h.
 #include "tensor/quant.h"
 
 #include <cstring>
@@ -5,20 +6,6 @@
 #include "base/check.h"
 
 namespace kvasir {
-
-WeightMatrix WeightMatrix::row_range(int64_t begin, int64_t count) const {
-  KVASIR_CHECK(begin >= 0 && count >= 0 && begin + count <= rows, "rows {}+{} of {}", begin, count, rows);
-  WeightMatrix w = *this;
-  w.rows = count;
-  w.data = static_cast<const uint8_t*>(data) + begin * data_row_bytes();
-  if (format == WeightFormat::kFp8Block128) {
-    KVASIR_CHECK(begin % 128 == 0, "row {} is inside a 128-row scale tile", begin);
-    w.scale = scale + begin / 128 * scale_row_bytes();
-  } else if (format == WeightFormat::kFp4Group32) {
-    w.scale = scale + begin * scale_row_bytes();
-  }
-  return w;
-}
 
 void dequantise_row(const WeightMatrix& w, int64_t row, float* out) {
   const auto* data = static_cast<const uint8_t*>(w.data) + row * w.data_row_bytes();

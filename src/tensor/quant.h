@@ -47,8 +47,6 @@ struct WeightMatrix {
     int64_t scale_rows = format == WeightFormat::kFp8Block128 ? (rows + 127) / 128 : rows;
     return rows * data_row_bytes() + scale_rows * scale_row_bytes();
   }
-  // Rows [begin, begin + count) as a matrix of their own. For kFp8Block128 `begin` is a multiple of 128.
-  WeightMatrix row_range(int64_t begin, int64_t count) const;
 };
 
 // Row `row` dequantised exactly to f32; `out` has `cols` elements.

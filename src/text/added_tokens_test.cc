@@ -1,3 +1,4 @@
+// Which special tokens are found in a text, and where.
 #include "text/added_tokens.h"
 
 #include <gtest/gtest.h>

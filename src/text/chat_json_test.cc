@@ -1,3 +1,4 @@
+// Message lists in JSON: what is taken, and what is refused with its place.
 #include "text/chat_json.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Rendering rules one by one; whole conversations are in chat_golden_test.cc.
 #include "text/chat_template.h"
 
 #include <gtest/gtest.h>

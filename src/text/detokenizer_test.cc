@@ -1,3 +1,4 @@
+// Characters that arrive in pieces are held back until they are whole.
 #include "text/detokenizer.h"
 
 #include "text/tokenizer_test_data.h"

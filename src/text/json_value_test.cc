@@ -1,3 +1,4 @@
+// Parsing, errors with their place, and Python-style output.
 #include "text/json_value.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// The tail that could still become a stop text; see stop_text.h.
 #include "text/stop_text.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Text ends before a stop text, however it was cut into pieces.
 #include "text/stop_text.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Every code point has the class that the tokenizer needs, and malformed bytes are replaced.
 #include "text/unicode_class.h"
 
 #include <vector>

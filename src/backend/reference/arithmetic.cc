@@ -1,3 +1,4 @@
+// The roundings that the scalar operations share; see arithmetic.h.
 #include "backend/reference/arithmetic.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Attention over window rows and chosen entries, one query and head at a time; contract in ops/attention.h.
 #include <cmath>
 #include <cstring>
 #include <vector>

@@ -1,3 +1,4 @@
+// Pooling of token rows into one entry, one number at a time; contract in ops/compressor.h.
 #include <cmath>
 #include <cstring>
 #include <limits>

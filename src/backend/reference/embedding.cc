@@ -1,3 +1,4 @@
+// Rows of the embedding table, copied into every stream; contract in ops/embedding.h.
 #include "backend/reference/reference_ops.h"
 
 namespace kvasir {

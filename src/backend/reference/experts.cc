@@ -1,3 +1,4 @@
+// The chosen experts of each token, one token at a time; contract in ops/experts.h.
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -1,3 +1,4 @@
+// Scores and choice of experts, by sorting all of them; contract in ops/gate.h.
 #include <algorithm>
 #include <cmath>
 #include <numeric>

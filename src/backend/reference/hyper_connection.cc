@@ -1,3 +1,4 @@
+// hc_pre, hc_post and Sinkhorn, one token at a time; contract in ops/hyper_connection.h.
 #include <cmath>
 #include <vector>
 

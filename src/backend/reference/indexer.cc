@@ -1,3 +1,4 @@
+// Index scores of every entry and the top k by sorting them; contract in ops/indexer.h.
 #include <algorithm>
 #include <numeric>
 #include <vector>

@@ -1,3 +1,4 @@
+// Matrix products as sums in f64 over dequantised rows; contract in ops/linear.h.
 #include <vector>
 
 #include "backend/reference/arithmetic.h"

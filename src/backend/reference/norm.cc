@@ -1,3 +1,4 @@
+// Root-mean-square norms; contract in ops/norm.h.
 #include <vector>
 
 #include "backend/reference/arithmetic.h"

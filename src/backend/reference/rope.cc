@@ -1,3 +1,4 @@
+// Rotation of adjacent pairs, forth and back, alone and after the norm of a head; contract in ops/rope.h.
 #include <cmath>
 
 #include "backend/reference/arithmetic.h"
