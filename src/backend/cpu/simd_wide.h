@@ -12,6 +12,8 @@
 
 namespace kvasir::cpu::KVASIR_ISA {
 
+// Into the second cache, past the first.
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 inline I32x16 broadcast_i32(const void* p) {
   int32_t v;
   memcpy(&v, p, 4);

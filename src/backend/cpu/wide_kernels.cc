@@ -94,47 +94,66 @@ SixteenRows sixteen_rows(const StoredRows& w, int64_t first, int64_t end) {
   return r;
 }
 
-// The 64 bytes of every row that hold columns from `col`, padded with zeros where the row ends.
+// The 64 bytes of every row that hold columns from `col` on, at row[i] + offset; padded with zeros where rows
+// end.
 struct Chunk {
-  const uint8_t* row[16];
+  const uint8_t* const* row;
   int64_t offset;
-  alignas(64) uint8_t padded[16][64];
 };
-void take_chunk(const StoredRows& w, const SixteenRows& rows, int64_t col, Chunk& chunk) {
+struct Padding {
+  const uint8_t* row[16];
+  alignas(64) uint8_t bytes[16][64];
+};
+Chunk take_chunk(const StoredRows& w, const SixteenRows& rows, int64_t col, Padding& padding) {
   const int64_t offset = col * 64 / weight_chunk(w.format), left = w.row_bytes - offset;
-  chunk.offset = left < 64 ? 0 : offset;
+  if (left >= 64) return {rows.data, offset};
   for (int i = 0; i < 16; ++i) {
-    chunk.row[i] = rows.data[i];
-    if (left < 64) {
-      memset(chunk.padded[i], 0, 64);
-      memcpy(chunk.padded[i], rows.data[i] + offset, static_cast<size_t>(left));
-      chunk.row[i] = chunk.padded[i];
-    }
+    memset(padding.bytes[i], 0, 64);
+    memcpy(padding.bytes[i], rows.data[i] + offset, static_cast<size_t>(left));
+    padding.row[i] = padding.bytes[i];
   }
+  return {padding.row, 0};
 }
 
-// e8m0 bytes of 16 rows: one (e4m3) or four groups' (e2m1), the first in the low byte.
-I32x16 scale_bytes(const StoredRows& w, const SixteenRows& rows, int64_t col) {
-  alignas(64) int32_t bytes[16];
-  for (int32_t& b : bytes) b = 0x7f7f7f7f;  // past the last group: 1, times codes that are zero
-  const int64_t offset = w.format == Stored::kE4m3 ? col / 128 : col / 32;
-  const int64_t count = w.format == Stored::kE4m3        ? 1
-                        : w.scale_row_bytes - offset < 4 ? w.scale_row_bytes - offset
-                                                         : 4;
-  for (int i = 0; i < 16; ++i) memcpy(bytes + i, rows.scale[i] + offset, static_cast<size_t>(count));
-  return load_i32(bytes);
-}
+// e8m0 bytes of 16 rows for a stretch of columns, gathered before they are needed as vectors: at(col) has in
+// every lane one byte (e4m3) or four groups' (e2m1), the first in the low byte.
+class Scales {
+ public:
+  Scales(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols) : col_(col / kBlock) {
+    if (w.format == Stored::kBf16) return;
+    const int64_t per_block = w.format == Stored::kE4m3 ? 1 : 4;
+    for (int64_t b = col_; b * kBlock < col + cols; ++b) {
+      const int64_t left = w.scale_row_bytes - b * per_block;
+      const auto count = static_cast<size_t>(left < per_block ? left : per_block);
+      for (int i = 0; i < 16; ++i) {
+        int32_t bytes = 0x7f7f7f7f;  // past the last group: 1, times codes that are zero
+        if (count == 4) {
+          memcpy(&bytes, rows.scale[i] + b * per_block, 4);
+        } else {
+          memcpy(&bytes, rows.scale[i] + b * per_block, count);
+        }
+        bytes_[b - col_][i] = bytes;
+      }
+    }
+  }
+  I32x16 at(int64_t col) const { return load_i32(bytes_[col / kBlock - col_]); }
+
+ private:
+  int64_t col_;
+  alignas(64) int32_t bytes_[(kInt8Stretch > kBf16Stretch ? kInt8Stretch : kBf16Stretch) / kBlock][16];
+};
 
 // Columns [col, col + cols) of 16 rows as int8 codes and, per group and row, what the scale adds to a float's
 // bits.
 PanelNote decode_int8(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel,
                       int32_t* steps) {
-  Chunk chunk;
+  const Scales scales(w, rows, col, cols);
+  Padding padding;
   PanelNote note{true, 0};
   const int64_t width = weight_chunk(w.format);
   for (int64_t c = 0; c < cols; c += width) {
-    take_chunk(w, rows, col + c, chunk);
-    const I32x16 bytes = scale_bytes(w, rows, col + c);
+    const Chunk chunk = take_chunk(w, rows, col + c, padding);
+    const I32x16 bytes = scales.at(col + c);
     if (w.format == Stored::kE2m1) {
       e2m1_int8_panel(chunk.row, chunk.offset, panel + c * 16);
       e2m1_int8_steps(bytes, steps + c / 2, note);
@@ -146,17 +165,18 @@ PanelNote decode_int8(const StoredRows& w, const SixteenRows& rows, int64_t col,
 }
 
 void decode_bf16(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel) {
-  Chunk chunk;
+  const Scales scales(w, rows, col, cols);
+  Padding padding;
   const int64_t width = weight_chunk(w.format);
   for (int64_t c = 0; c < cols; c += width) {
-    take_chunk(w, rows, col + c, chunk);
+    const Chunk chunk = take_chunk(w, rows, col + c, padding);
     uint8_t* at = panel + c * 32;
     if (w.format == Stored::kBf16) {
       bf16_panel(chunk.row, chunk.offset, at);
     } else if (w.format == Stored::kE4m3) {
-      e4m3_bf16_panel(chunk.row, chunk.offset, low_bytes(scale_bytes(w, rows, col + c)), at);
+      e4m3_bf16_panel(chunk.row, chunk.offset, low_bytes(scales.at(col + c)), at);
     } else {
-      e2m1_bf16_panel(chunk.row, chunk.offset, scale_bytes(w, rows, col + c), at);
+      e2m1_bf16_panel(chunk.row, chunk.offset, scales.at(col + c), at);
     }
   }
 }
@@ -353,7 +373,7 @@ class Ahead {
   int64_t lines() const { return lines_; }
   void fetch(int64_t count) {
     for (; count > 0 && next_ < lines_; --count, ++next_)
-      prefetch(at_ + next_ / lines_per_row_ * w_.row_bytes + next_ % lines_per_row_ * 64);
+      prefetch_far(at_ + next_ / lines_per_row_ * w_.row_bytes + next_ % lines_per_row_ * 64);
   }
 
  private:
@@ -395,7 +415,8 @@ int64_t wide_tile_rows(Route route) { return route == Route::kWideInt8 ? kInt8In
 int64_t wide_layout(PackedRows& x) {
   const int64_t tile_rows = kernel_inputs(x.route);  // whole calls, so that a kernel may read all its inputs
   const int64_t tiles = (x.rows + tile_rows - 1) / tile_rows * (tile_rows / wide_tile_rows(x.route));
-  x.stride = tiles * (x.route == Route::kWideInt8 ? kInt8Block : kBf16Block);
+  // The odd line keeps the blocks of a tile out of each other's cache sets.
+  x.stride = tiles * (x.route == Route::kWideInt8 ? kInt8Block : kBf16Block) + 64;
   return blocks_of(x.cols) * x.stride;
 }
 
