@@ -10,6 +10,8 @@
 #include <vector>
 #ifdef KVASIR_ONEDNN
 #include <dnnl.hpp>
+
+extern "C" void omp_set_num_threads(int);  // of libgomp, which oneDNN runs on
 #endif
 
 namespace kvasir::bench {
@@ -79,7 +81,7 @@ struct OneDnnProduct::Plan {
 };
 
 OneDnnProduct::OneDnnProduct(int threads) {
-  setenv("OMP_NUM_THREADS", std::to_string(threads).c_str(), 1);  // read when libgomp starts its team
+  omp_set_num_threads(threads);  // the environment variable is read before main
   using dnnl::memory;
   try {
     plan_ = std::make_unique<Plan>();

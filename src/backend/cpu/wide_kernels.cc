@@ -25,7 +25,6 @@ constexpr int64_t kInt8Stretch = 768, kBf16Stretch = 384;
 constexpr int64_t weight_chunk(Stored f) {  // columns in 64 bytes of a row
   return f == Stored::kBf16 ? 32 : f == Stored::kE4m3 ? 64 : 128;
 }
-constexpr int code_bias(Stored f) { return f == Stored::kE2m1 ? kE2m1Bias : 128; }
 
 // Six inputs: with two panels 12 integer and 12 float accumulators. A group of 32 columns of a tile.
 constexpr int kInt8Inputs = 6;
@@ -45,16 +44,15 @@ constexpr int kBf16Inputs = 12;  // 24 accumulators with two panels: per step a 
 constexpr int64_t kInt8Block = 4 * sizeof(Int8Group),
                   kBf16Block = kBlock * kBf16Inputs * 2;  // 128 columns of a tile
 
-void pack_int8_wide(Stored format, const float v[kBlock], Int8Group* group, int input) {
+void pack_int8_wide(const float v[kBlock], Int8Group* group, int input) {
   for (int g = 0; g < 4; ++g) {
     alignas(32) int8_t code[32], placed[32];
     group[g].scale[input] = quantise_int8(v + 32 * g, code);
     int32_t total = 0;
     for (int i = 0; i < 32; ++i) total += code[i];
-    group[g].start[input] = -code_bias(format) * total;
-    if (format == Stored::kE2m1) place_even_odd(code, placed);
-    const int8_t* from = format == Stored::kE2m1 ? placed : code;
-    for (int step = 0; step < 8; ++step) memcpy(&group[g].code[step][input], from + 4 * step, 4);
+    group[g].start[input] = -kE2m1Bias * total;
+    place_even_odd(code, placed);
+    for (int step = 0; step < 8; ++step) memcpy(&group[g].code[step][input], placed + 4 * step, 4);
   }
 }
 
@@ -143,25 +141,19 @@ class Scales {
   alignas(64) int32_t bytes_[(kInt8Stretch > kBf16Stretch ? kInt8Stretch : kBf16Stretch) / kBlock][16];
 };
 
-// Columns [col, col + cols) of 16 rows as int8 codes and, per group and row, what the scale adds to a float's
-// bits.
-PanelNote decode_int8(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel,
-                      int32_t* steps) {
+// Columns [col, col + cols) of 16 FP4 rows as int8 codes and, per group and row, what the scale adds to a
+// float's bits. True if all of that is tame.
+bool decode_int8(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel,
+                 int32_t* steps) {
   const Scales scales(w, rows, col, cols);
   Padding padding;
-  PanelNote note{true, 0};
-  const int64_t width = weight_chunk(w.format);
-  for (int64_t c = 0; c < cols; c += width) {
+  bool tame = true;
+  for (int64_t c = 0; c < cols; c += weight_chunk(Stored::kE2m1)) {
     const Chunk chunk = take_chunk(w, rows, col + c, padding);
-    const I32x16 bytes = scales.at(col + c);
-    if (w.format == Stored::kE2m1) {
-      e2m1_int8_panel(chunk.row, chunk.offset, panel + c * 16);
-      e2m1_int8_steps(bytes, steps + c / 2, note);
-    } else {
-      e4m3_int8_panel(chunk.row, chunk.offset, low_bytes(bytes), panel + c * 16, steps + c / 2, note);
-    }
+    e2m1_int8_panel(chunk.row, chunk.offset, panel + c * 16);
+    tame = e2m1_int8_steps(scales.at(col + c), steps + c / 2) && tame;
   }
-  return note;
+  return tame;
 }
 
 void decode_bf16(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel) {
@@ -185,7 +177,7 @@ void decode_bf16(const StoredRows& w, const SixteenRows& rows, int64_t col, int6
 struct Panels {
   uint8_t* codes;
   int32_t* steps;     // int8 only
-  PanelNote note[2];  // int8 only
+  bool tame[2];  // int8 only
   float* partial;     // see Tile
 };
 
@@ -261,15 +253,14 @@ void int8_tile(const Panels& panels, int64_t cols, const Tile& tile) {
   }
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
-    finish(tile, m, poison(total[m][0], panels.note[0].nan_lanes),
-           poison(total[m][1], panels.note[1].nan_lanes));
+    finish(tile, m, total[m][0], total[m][1]);
 }
 
 template <int M>
 void run_int8(const Panels& panels, int64_t cols, const Tile& tile) {
   uint32_t wild = 0;
   for (int64_t g = 0; g < cols / 32; ++g) wild |= wild_scales(int8_group(tile, g).scale, M);
-  wild == 0 && panels.note[0].tame&& panels.note[1].tame ? int8_tile<M, true>(panels, cols, tile)
+  wild == 0 && panels.tame[0] && panels.tame[1] ? int8_tile<M, true>(panels, cols, tile)
                                                          : int8_tile<M, false>(panels, cols, tile);
 }
 void run_int8(const Panels& panels, int64_t cols, int count, const Tile& tile) {
@@ -459,7 +450,7 @@ void wide_multiply(const MultiplyJob& job) {
       for (int64_t half = 0; half < 2 && n + 16 * half < job.row_end; ++half) {
         const SixteenRows rows = sixteen_rows(job.w, n + 16 * half, job.row_end);
         if (int8) {
-          panels.note[half] = decode_int8(job.w, rows, col, cols, panels.codes + half * kInt8Stretch * 16,
+          panels.tame[half] = decode_int8(job.w, rows, col, cols, panels.codes + half * kInt8Stretch * 16,
                                           panels.steps + half * kInt8Stretch / 2);
         } else {
           decode_bf16(job.w, rows, col, cols, panels.codes + half * kBf16Stretch * 32);
