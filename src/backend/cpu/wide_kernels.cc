@@ -177,7 +177,7 @@ void decode_bf16(const StoredRows& w, const SixteenRows& rows, int64_t col, int6
 struct Panels {
   uint8_t* codes;
   int32_t* steps;     // int8 only
-  bool tame[2];  // int8 only
+  bool tame[2];       // int8 only
   float* partial;     // see Tile
 };
 
@@ -419,7 +419,7 @@ void wide_pack(const PackedRows& x, int64_t row, const float* from, int64_t begi
     take_block(from, begin, end, b, v);
     uint8_t* block = x.data + b * x.stride;
     if (x.route == Route::kWideInt8) {
-      pack_int8_wide(x.format, v, reinterpret_cast<Int8Group*>(block + tile * kInt8Block), input);
+      pack_int8_wide(v, reinterpret_cast<Int8Group*>(block + tile * kInt8Block), input);
     } else {
       pack_bf16_wide(x.format, v, block + tile * kBf16Block, input);
     }
@@ -437,7 +437,7 @@ void wide_multiply(const MultiplyJob& job) {
   const int64_t stretch = int8 ? kInt8Stretch : kBf16Stretch, width = weight_chunk(job.w.format);
   Panels panels{job.scratch,
                 reinterpret_cast<int32_t*>(job.scratch + kPanelBytes),
-                {{true, 0}, {true, 0}},
+                {true, true},
                 reinterpret_cast<float*>(job.scratch + kPanelBytes + kStepBytes)};
   auto columns = [&](int64_t col) {
     const int64_t left = job.w.cols - col;
