@@ -257,7 +257,7 @@ int bench_main(int argc, char** argv) {
     constexpr int64_t kBytes = int64_t{1} << 30;
     Buffer memory = *Buffer::make(kBytes, "memory to read");
     pool.run(kBytes >> 20, [&](int64_t i, int) { std::memset(memory.data() + (i << 20), 1, 1 << 20); });
-    b.bandwidth = read_bandwidth(pool, reinterpret_cast<const uint8_t*>(memory.data()), kBytes);
+    b.bandwidth = read_bandwidth(pool, reinterpret_cast<const uint8_t*>(memory.data()), kBytes, 1.0);
   }
   b.bf16 = peak_bf16(pool);
   b.int8 = peak_int8(pool);

@@ -3,7 +3,9 @@
 // Decode: bytes of weights read a second, beside the read bandwidth of all threads. Prefill: floating-point
 // operations a second, beside oneDNN's bf16 product. Weights come from a pool of several GB, a different part
 // each time, so that nothing is found in a cache. Rates and ceilings are those of the best pass, since on a
-// shared machine others take time from most of them; passes are kept short for that reason.
+// shared machine others take time from most of them, and passes are short for that reason. What such a
+// machine gives changes from second to second: the ceiling is measured before and after every figure, and
+// the larger of the two is the one that it is a share of.
 //
 //   linear_bench [--threads N] [--isa NAME] [--only decode|prefill] [--json FILE]
 #include <fmt/core.h>
@@ -65,28 +67,36 @@ class WeightPool {
 struct Measured {
   std::string part, what, numerics;
   int64_t tokens;
-  double seconds, rate, share;
+  double seconds, rate, ceiling;
+  double share() const { return ceiling > 0 ? rate / ceiling : 0; }
 };
+
+enum Part { kDecode, kPrefill };
 
 struct Bench {
   ThreadPool& threads;
   cpu::Isa isa;
   WeightPool& pool;
-  double bandwidth;
-  MatrixRate matrix;
+  OneDnnProduct& product;
   std::vector<Measured> results;
 
-  void report(const char* part, std::string what, Numerics numerics, int64_t tokens, double seconds,
-              double amount) {
-    const bool decode = std::strcmp(part, "decode") == 0;
-    double ceiling = decode ? bandwidth : matrix.flops, rate = amount / seconds;
-    double share = ceiling > 0 ? rate / ceiling : 0;
-    fmt::print("{:8} {:34} {:7} T={:<5} {:10.3f} ms {:9.1f} {} {:6.2f} of {}\n", part, what,
-               numerics_name(numerics), tokens, seconds * 1e3, rate / 1e9, decode ? "GB/s   " : "GFLOP/s",
-               share, decode ? "read bandwidth" : "oneDNN bf16");
+  double ceiling(Part part) {
+    return part == kDecode ? read_bandwidth(threads, pool.data(), int64_t{2} << 30, 0.3) : product.flops(0.4);
+  }
+  // `pass` makes `calls` calls and returns what they read (decode) or computed (prefill).
+  template <class Pass>
+  void measure(Part part, std::string what, Numerics numerics, int64_t tokens, int64_t calls, Pass pass) {
+    const double before = ceiling(part);
+    double amount = 0, seconds = best_seconds(0.8, [&] { amount = pass(); });
+    Measured m{part == kDecode ? "decode" : "prefill", std::move(what),
+               std::string(numerics_name(numerics)),   tokens,
+               seconds / static_cast<double>(calls),   amount / seconds,
+               std::max(before, ceiling(part))};
+    fmt::print("{:8} {:34} {:7} T={:<5} {:10.3f} ms {:8.1f} of {:7.1f} {} {:5.2f}\n", m.part, m.what,
+               m.numerics, tokens, m.seconds * 1e3, m.rate / 1e9, m.ceiling / 1e9,
+               part == kDecode ? "GB/s" : "GFLOP/s", m.share());
     std::fflush(stdout);
-    results.push_back(
-        {part, std::move(what), std::string(numerics_name(numerics)), tokens, seconds, rate, share});
+    results.push_back(std::move(m));
   }
 };
 
@@ -114,30 +124,25 @@ std::vector<float> random_rows(int64_t count) {
   return x;
 }
 
-void bench_linear(Bench& b, const char* part, const Shape& s, Numerics numerics, int64_t tokens) {
+void bench_linear(Bench& b, Part part, const Shape& s, Numerics numerics, int64_t tokens) {
   cpu::CpuContext context{b.threads, numerics, b.isa};
   std::vector<float> x = random_rows(tokens * s.cols), out(static_cast<size_t>(tokens * s.rows));
-  const bool decode = std::strcmp(part, "decode") == 0;
+  const double bytes = static_cast<double>(b.pool.next(s.format, s.rows, s.cols).bytes());
+  const double flops = 2.0 * static_cast<double>(tokens * s.rows * s.cols);
   // Small matrices go by the dozen, so that one pass takes a time that can be measured.
-  WeightMatrix one = b.pool.next(s.format, s.rows, s.cols);
-  const int64_t calls = decode ? std::max<int64_t>(1, (int64_t{100} << 20) / one.bytes()) : 1;
-  double seconds =
-      best_seconds(1.0,
-                   [&] {
-                     for (int64_t i = 0; i < calls; ++i)
-                       cpu::linear(context, {b.pool.next(s.format, s.rows, s.cols),
-                                             View<const float, 2>(x.data(), {tokens, s.cols}),
-                                             View<float, 2>(out.data(), {tokens, s.rows}), s.kind});
-                   }) /
-      static_cast<double>(calls);
-  double amount =
-      decode ? static_cast<double>(one.bytes()) : 2.0 * static_cast<double>(tokens * s.rows * s.cols);
-  b.report(part, s.name, numerics, tokens, seconds, amount);
+  const auto calls =
+      part == kPrefill ? int64_t{1} : std::max<int64_t>(1, static_cast<int64_t>(100e6 / bytes));
+  b.measure(part, s.name, numerics, tokens, calls, [&] {
+    for (int64_t i = 0; i < calls; ++i)
+      cpu::linear(context,
+                  {b.pool.next(s.format, s.rows, s.cols), View<const float, 2>(x.data(), {tokens, s.cols}),
+                   View<float, 2>(out.data(), {tokens, s.rows}), s.kind});
+    return static_cast<double>(calls) * (part == kDecode ? bytes : flops);
+  });
 }
 
-void bench_experts(Bench& b, const char* part, Numerics numerics, int64_t tokens) {
+void bench_experts(Bench& b, Part part, Numerics numerics, int64_t tokens) {
   constexpr int64_t kDim = 4096, kInner = 2048, kExperts = 256, kTop = 6;
-  const bool decode = std::strcmp(part, "decode") == 0;
   cpu::CpuContext context{b.threads, numerics, b.isa};
   std::vector<float> x = random_rows(tokens * kDim), out(x.size());
   std::vector<int32_t> ids(static_cast<size_t>(tokens * kTop));
@@ -148,37 +153,29 @@ void bench_experts(Bench& b, const char* part, Numerics numerics, int64_t tokens
                          b.pool.next(f, kDim, kInner)};
   };
   for (ExpertWeights& e : routed) e = draw(WeightFormat::kFp4Group32);
-  ExpertWeights shared = draw(WeightFormat::kFp8Block128);
+  ExpertsArgs args;
+  args.x = View<const float, 2>(x.data(), {tokens, kDim});
+  args.routed = routed;
+  args.shared = draw(WeightFormat::kFp8Block128);
+  args.experts = View<const int32_t, 2>(ids.data(), {tokens, kTop});
+  args.weights = View<const float, 2>(weights.data(), {tokens, kTop});
+  args.out = View<float, 2>(out.data(), {tokens, kDim});
   std::mt19937 rng(3);
-  const int calls = 1;
-  int64_t bytes = 0;
-  double seconds = best_seconds(1.0, [&] {
-    bytes = 0;
-    for (int call = 0; call < calls; ++call) {
-      for (int64_t t = 0; t < tokens; ++t) {  // different experts each time: nothing stays in the cache
-        for (int64_t s = 0; s < kTop; ++s) {
-          auto* mine = ids.data() + t * kTop;
-          do mine[s] = static_cast<int32_t>(rng() % kExperts);
-          while (std::find(mine, mine + s, mine[s]) != mine + s);
-        }
+  b.measure(part, "experts 6 of 256 fp4 + shared fp8", numerics, tokens, 1, [&] {
+    for (int64_t t = 0; t < tokens; ++t) {  // different experts each time: nothing stays in the cache
+      for (int64_t s = 0; s < kTop; ++s) {
+        auto* mine = ids.data() + t * kTop;
+        do mine[s] = static_cast<int32_t>(rng() % kExperts);
+        while (std::find(mine, mine + s, mine[s]) != mine + s);
       }
-      std::vector<int32_t> used = ids;
-      std::sort(used.begin(), used.end());
-      auto distinct = std::unique(used.begin(), used.end()) - used.begin();
-      bytes += distinct * 3 * routed[0].w1.bytes() + 3 * shared.w1.bytes();
-      ExpertsArgs args;
-      args.x = View<const float, 2>(x.data(), {tokens, kDim});
-      args.routed = routed;
-      args.shared = shared;
-      args.experts = View<const int32_t, 2>(ids.data(), {tokens, kTop});
-      args.weights = View<const float, 2>(weights.data(), {tokens, kTop});
-      args.out = View<float, 2>(out.data(), {tokens, kDim});
-      cpu::experts(context, args);
     }
+    cpu::experts(context, args);
+    if (part == kPrefill) return 2.0 * 3 * kDim * kInner * (kTop + 1) * static_cast<double>(tokens);
+    std::vector<int32_t> used = ids;
+    std::sort(used.begin(), used.end());
+    auto distinct = std::unique(used.begin(), used.end()) - used.begin();
+    return static_cast<double>(distinct * 3 * routed[0].w1.bytes() + 3 * args.shared.w1.bytes());
   });
-  double amount = decode ? static_cast<double>(bytes)
-                         : 2.0 * 3 * kDim * kInner * (kTop + 1) * static_cast<double>(tokens);
-  b.report(part, "experts 6 of 256 fp4 + shared fp8", numerics, tokens, seconds / calls, amount / calls);
 }
 
 void write_json(const Bench& b, const std::string& path, const std::string& command) {
@@ -189,19 +186,17 @@ void write_json(const Bench& b, const std::string& path, const std::string& comm
   }
   fmt::print(f, "{{\n  \"command\": \"{}\",\n  \"isa\": \"{}\",\n  \"threads\": {},\n", command,
              cpu::isa_name(b.isa), b.threads.size());
-  fmt::print(f,
-             "  \"read_bytes_per_second\": {:.4g},\n  \"matrix_flops_per_second\": {:.4g},\n  "
-             "\"matrix_source\": \"{}\",\n",
-             b.bandwidth, b.matrix.flops, b.matrix.source);
+  fmt::print(f, "  \"ceilings\": {{\"decode\": \"read bandwidth of all threads\", \"prefill\": \"{}\"}},\n",
+             b.product.source());
   fmt::print(f, "  \"results\": [\n");
   for (size_t i = 0; i < b.results.size(); ++i) {
     const Measured& m = b.results[i];
     fmt::print(f,
                "    {{\"part\": \"{}\", \"what\": \"{}\", \"numerics\": \"{}\", \"tokens\": {}, \"seconds\": "
                "{:.6g}, "
-               "\"{}_per_second\": {:.4g}, \"share_of_ceiling\": {:.3f}}}{}\n",
-               m.part, m.what, m.numerics, m.tokens, m.seconds, m.part == "decode" ? "bytes" : "flops",
-               m.rate, m.share, i + 1 < b.results.size() ? "," : "");
+               "\"unit\": \"{}\", \"rate\": {:.4g}, \"ceiling\": {:.4g}, \"share\": {:.3f}}}{}\n",
+               m.part, m.what, m.numerics, m.tokens, m.seconds, m.part == "decode" ? "bytes/s" : "flop/s",
+               m.rate, m.ceiling, m.share(), i + 1 < b.results.size() ? "," : "");
   }
   fmt::print(f, "  ]\n}}\n");
   std::fclose(f);
@@ -229,34 +224,33 @@ int main_with(int argc, char** argv) {
   }
   ThreadPool pool(threads);
   WeightPool weights(pool);
-  Bench b{
-      pool, isa, weights, read_bandwidth(pool, weights.data(), int64_t{2} << 30), onednn_bf16(pool.size()),
-      {}};
-  fmt::print("isa {}, {} threads, read bandwidth {:.1f} GB/s, bf16 matrix rate {:.0f} GFLOP/s ({})\n",
-             cpu::isa_name(isa), pool.size(), b.bandwidth / 1e9, b.matrix.flops / 1e9, b.matrix.source);
+  OneDnnProduct product(pool.size());
+  Bench b{pool, isa, weights, product, {}};
+  fmt::print("isa {}, {} threads; decode beside the read bandwidth, prefill beside {}\n", cpu::isa_name(isa),
+             pool.size(), product.source());
   if (only != "prefill") {
     for (Numerics numerics : {Numerics::kFast, Numerics::kNative}) {
-      for (const Shape& s : kShapes) bench_linear(b, "decode", s, numerics, 1);
-      bench_experts(b, "decode", numerics, 1);
+      for (const Shape& s : kShapes) bench_linear(b, kDecode, s, numerics, 1);
+      bench_experts(b, kDecode, numerics, 1);
     }
     for (int64_t tokens : {2, 4, 8}) {
-      bench_linear(b, "decode", kShapes[1], Numerics::kFast, tokens);
-      bench_linear(b, "decode", kShapes[4], Numerics::kFast, tokens);
-      bench_experts(b, "decode", Numerics::kFast, tokens);
+      bench_linear(b, kDecode, kShapes[1], Numerics::kFast, tokens);
+      bench_linear(b, kDecode, kShapes[4], Numerics::kFast, tokens);
+      bench_experts(b, kDecode, Numerics::kFast, tokens);
     }
-    bench_experts(b, "decode", Numerics::kExact, 1);
+    bench_experts(b, kDecode, Numerics::kExact, 1);
   }
   if (only != "decode") {
     for (int64_t tokens : {512, 4096}) {
       for (const Shape& s : kShapes)
-        if (s.rows < 100000) bench_linear(b, "prefill", s, Numerics::kFast, tokens);
-      bench_experts(b, "prefill", Numerics::kFast, tokens);
+        if (s.rows < 100000) bench_linear(b, kPrefill, s, Numerics::kFast, tokens);
+      bench_experts(b, kPrefill, Numerics::kFast, tokens);
     }
-    bench_linear(b, "prefill", kShapes[1], Numerics::kFast, 64);
-    bench_experts(b, "prefill", Numerics::kFast, 64);
+    bench_linear(b, kPrefill, kShapes[1], Numerics::kFast, 64);
+    bench_experts(b, kPrefill, Numerics::kFast, 64);
     for (Numerics numerics : {Numerics::kNative, Numerics::kExact}) {
-      bench_linear(b, "prefill", kShapes[1], numerics, 512);
-      bench_experts(b, "prefill", numerics, 512);
+      bench_linear(b, kPrefill, kShapes[1], numerics, 512);
+      bench_experts(b, kPrefill, numerics, 512);
     }
   }
   if (!json.empty()) write_json(b, json, command);

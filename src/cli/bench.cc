@@ -28,6 +28,7 @@ namespace kvasir {
 namespace {
 
 constexpr int64_t kStepTokens = 4096;
+constexpr double kSecondsPerCeiling = 2;
 constexpr double kSecondsPerFigure = 3;  // of decoding, at least; a prefill is timed once
 
 int64_t matrix_bytes(const ExpertWeights& e) { return e.w1.bytes() + e.w3.bytes() + e.w2.bytes(); }
@@ -110,6 +111,11 @@ Status fill_with_noise(Runner& runner, Sequence& sequence, int64_t tokens) {
   return {};
 }
 
+struct MatrixRate {
+  double flops = 0;    // a second
+  std::string source;  // how it was measured
+};
+
 struct Figure {
   const char* what;  // "prefill", "decode"
   int64_t context, batch, tokens;
@@ -153,20 +159,21 @@ class Bench {
     auto memory = Buffer::make(int64_t{1} << 30, "the bandwidth measurement");
     if (memory) {
       std::memset(memory->data(), 1, memory->size());
-      bandwidth_ = bench::read_bandwidth(pool, reinterpret_cast<const uint8_t*>(memory->data()), memory->size());
+      bandwidth_ = bench::read_bandwidth(pool, reinterpret_cast<const uint8_t*>(memory->data()), memory->size(), kSecondsPerCeiling);
     }
-    matrix_ = bench::onednn_bf16(pool.size());
+    bench::OneDnnProduct product(pool.size());
+    matrix_ = {product.flops(kSecondsPerCeiling), product.source()};
     if (matrix_.flops == 0) matrix_ = own_bf16();
   }
 
   // The bf16 product that oneDNN is asked for, by this backend's own linear op.
-  bench::MatrixRate own_bf16() {
+  MatrixRate own_bf16() {
     constexpr int64_t kM = 4096, kN = 4096, kK = 512;
     std::vector<uint16_t> w(kN * kK, 0x3c00);
     std::vector<float> x(kM * kK, 1.f), y(kM * kN);
     WeightMatrix matrix{WeightFormat::kBf16, kN, kK, w.data(), nullptr};
     double seconds = bench::best_seconds(
-        2.0, [&] { runner_.ops().linear({matrix, View<const float, 2>(x.data(), {kM, kK}), View<float, 2>(y.data(), {kM, kN}), LinearKind::kBf16}); });
+        kSecondsPerCeiling, [&] { runner_.ops().linear({matrix, View<const float, 2>(x.data(), {kM, kK}), View<float, 2>(y.data(), {kM, kN}), LinearKind::kBf16}); });
     return {2.0 * kM * kN * kK / seconds, "kvasir's own bf16 linear op, 4096x4096x512"};
   }
 
@@ -255,7 +262,7 @@ class Bench {
   std::mt19937_64 rng_{1};
   int threads_ = 0;
   double bandwidth_ = 0;  // bytes a second
-  bench::MatrixRate matrix_;
+  MatrixRate matrix_;
   std::vector<Figure> figures_;
 };
 

@@ -10,6 +10,8 @@
 #include <vector>
 #ifdef KVASIR_ONEDNN
 #include <dnnl.hpp>
+
+extern "C" void omp_set_num_threads(int);  // of libgomp, which oneDNN runs on
 #endif
 
 namespace kvasir::bench {
@@ -48,14 +50,14 @@ uint64_t read_span(const uint8_t* p, int64_t bytes) {
 
 }  // namespace
 
-double read_bandwidth(ThreadPool& pool, const uint8_t* data, int64_t bytes) {
+double read_bandwidth(ThreadPool& pool, const uint8_t* data, int64_t bytes, double budget) {
   // Passes over 256 MB, another part of the memory each time: short enough that on a shared machine some run
   // undisturbed, larger than any cache.
   constexpr int64_t kPass = int64_t{256} << 20;
   std::vector<uint64_t> sums(pool.size());  // one a task: what was read must be used, or nothing would be
   const int64_t share = kPass / pool.size(), parts = bytes / kPass;
   int64_t pass = 0;
-  double seconds = best_seconds(2.0, [&] {
+  double seconds = best_seconds(budget, [&] {
     const uint8_t* part = data + pass++ % parts * kPass;
     pool.run(pool.size(), [&](int64_t task, int) { sums[task] ^= read_span(part + task * share, share); });
   });
@@ -65,32 +67,59 @@ double read_bandwidth(ThreadPool& pool, const uint8_t* data, int64_t bytes) {
 }
 
 #ifdef KVASIR_ONEDNN
-MatrixRate onednn_bf16(int threads) {
-  setenv("OMP_NUM_THREADS", std::to_string(threads).c_str(), 1);  // read when libgomp starts its team
-  using namespace dnnl;
+
+namespace {
+constexpr int64_t kM = 4096, kN = 4096, kK = 512;
+}
+
+struct OneDnnProduct::Plan {
+  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream{engine};
+  dnnl::matmul::primitive_desc description;
+  dnnl::matmul product;
+  dnnl::memory a, b, c;
+};
+
+OneDnnProduct::OneDnnProduct(int threads) {
+  omp_set_num_threads(threads);  // the environment variable is read before main
+  using dnnl::memory;
   try {
-    constexpr int64_t kM = 4096, kN = 4096, kK = 512;
-    engine cpu(engine::kind::cpu, 0);
-    stream stream(cpu);
+    plan_ = std::make_unique<Plan>();
     auto any = memory::format_tag::any;
     memory::desc a({kM, kK}, memory::data_type::bf16, any), b({kK, kN}, memory::data_type::bf16, any);
     memory::desc c({kM, kN}, memory::data_type::f32, any);
-    matmul::primitive_desc plan(matmul::desc(a, b, c), cpu);
-    matmul product(plan);
-    memory am(plan.src_desc(), cpu), bm(plan.weights_desc(), cpu), cm(plan.dst_desc(), cpu);
-    std::memset(am.get_data_handle(), 0, plan.src_desc().get_size());
-    std::memset(bm.get_data_handle(), 0, plan.weights_desc().get_size());
-    double seconds = best_seconds(2.0, [&] {
-      product.execute(stream, {{DNNL_ARG_SRC, am}, {DNNL_ARG_WEIGHTS, bm}, {DNNL_ARG_DST, cm}});
-      stream.wait();
-    });
-    return {2.0 * kM * kN * kK / seconds, std::string("oneDNN bf16 4096x4096x512, ") + plan.impl_info_str()};
-  } catch (const error& e) {
-    return {0, std::string("oneDNN refused: ") + e.what()};
+    plan_->description = dnnl::matmul::primitive_desc(dnnl::matmul::desc(a, b, c), plan_->engine);
+    plan_->product = dnnl::matmul(plan_->description);
+    plan_->a = memory(plan_->description.src_desc(), plan_->engine);
+    plan_->b = memory(plan_->description.weights_desc(), plan_->engine);
+    plan_->c = memory(plan_->description.dst_desc(), plan_->engine);
+    std::memset(plan_->a.get_data_handle(), 0, plan_->description.src_desc().get_size());
+    std::memset(plan_->b.get_data_handle(), 0, plan_->description.weights_desc().get_size());
+    source_ = std::string("oneDNN bf16 4096x4096x512, ") + plan_->description.impl_info_str();
+  } catch (const dnnl::error& e) {
+    plan_.reset();
+    source_ = std::string("not measured: oneDNN refused: ") + e.what();
   }
 }
+
+double OneDnnProduct::flops(double budget) {
+  if (!plan_) return 0;
+  double seconds = best_seconds(budget, [&] {
+    plan_->product.execute(
+        plan_->stream, {{DNNL_ARG_SRC, plan_->a}, {DNNL_ARG_WEIGHTS, plan_->b}, {DNNL_ARG_DST, plan_->c}});
+    plan_->stream.wait();
+  });
+  return 2.0 * kM * kN * kK / seconds;
+}
+
 #else
-MatrixRate onednn_bf16(int) { return {0, "not measured: built without oneDNN (libdnnl-dev)"}; }
+
+struct OneDnnProduct::Plan {};
+OneDnnProduct::OneDnnProduct(int) : source_("not measured: built without oneDNN (libdnnl-dev)") {}
+double OneDnnProduct::flops(double) { return 0; }
+
 #endif
+
+OneDnnProduct::~OneDnnProduct() = default;
 
 }  // namespace kvasir::bench

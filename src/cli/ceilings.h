@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "base/thread_pool.h"
@@ -19,14 +20,21 @@ double best_seconds(double budget, const std::function<void()>& pass);
 
 // Bytes a second that all threads together read from `bytes` of memory at `data`, the best of many short
 // passes.
-double read_bandwidth(ThreadPool& pool, const uint8_t* data, int64_t bytes);
+double read_bandwidth(ThreadPool& pool, const uint8_t* data, int64_t bytes, double budget);
 
-struct MatrixRate {
-  double flops = 0;    // a second; 0: not measured
-  std::string source;  // how
+// oneDNN's bf16 product at 4096 x 4096 x 512, with as many threads as asked for.
+class OneDnnProduct {
+ public:
+  explicit OneDnnProduct(int threads);
+  ~OneDnnProduct();
+  // Operations a second; 0 when kvasir was built without oneDNN or it refuses.
+  double flops(double budget);
+  const std::string& source() const { return source_; }
+
+ private:
+  struct Plan;
+  std::unique_ptr<Plan> plan_;
+  std::string source_;
 };
-// oneDNN's bf16 product at 4096 x 4096 x 512 with as many threads as the pool; "not measured" when built
-// without it.
-MatrixRate onednn_bf16(int threads);
 
 }  // namespace kvasir::bench

@@ -45,13 +45,17 @@ struct Product {
 template <class Unit, int kRows, int kVectors>
 inline void product_tile(const Product& p, int64_t m, int64_t n, int64_t steps, From from) {
   F32 acc[kRows][kVectors];
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) {
-      float* c = p.c + (m + i) * p.ldc + n + j * kLanes;
-      acc[i][j] = from == From::kZero ? splat(0.f)
-                  : from == From::kC  ? load(c)
-                                      : load(c) * splat(p.rescale[m + i]);
-    }
+  float* c = p.c + m * p.ldc + n;
+  if (from == From::kZero) {
+    for (auto& row : acc)
+      for (F32& x : row) x = splat(0.f);
+  } else if (from == From::kC) {
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = load(c + i * p.ldc + j * kLanes);
+  } else {
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < kVectors; ++j)
+        acc[i][j] = load(c + i * p.ldc + j * kLanes) * splat(p.rescale[m + i]);
   }
   const uint32_t* a = p.a + m * p.lda;
   const uint32_t* b = p.b + n;
@@ -62,7 +66,7 @@ inline void product_tile(const Product& p, int64_t m, int64_t n, int64_t steps, 
       for (int j = 0; j < kVectors; ++j) acc[i][j] = Unit::dot(acc[i][j], a + i * p.lda + k, row[j]);
   }
   for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) store(p.c + (m + i) * p.ldc + n + j * kLanes, acc[i][j]);
+    for (int j = 0; j < kVectors; ++j) store(c + i * p.ldc + j * kLanes, acc[i][j]);
 }
 
 template <class Unit, int kVectors>

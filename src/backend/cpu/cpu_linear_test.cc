@@ -427,6 +427,9 @@ struct Mixture {
       stored.emplace_back(f, inner, dim, rng);
       stored.emplace_back(f, dim, inner, rng);
       size_t i = stored.size() - 3;
+      // Gate and up products of order one, as in a trained model: far beyond the limit everything saturates.
+      for (size_t j = i; j < stored.size() && f == WeightFormat::kFp8Block128; ++j)
+        for (uint8_t& s : stored[j].scale) s = static_cast<uint8_t>(s - 6);
       return ExpertWeights{stored[i].m, stored[i + 1].m, stored[i + 2].m};
     };
     stored.reserve(static_cast<size_t>(3 * (experts + 1)));

@@ -148,11 +148,14 @@ void pack_slots(CpuContext& context, const ExpertsArgs& a, const Plan& plan, con
   for (Group* g = batch.groups; g < batch.groups + batch.count; ++g)
     if (is_wide(g->route_in))
       g->in = take_packed(context, g->route_in, g->weights->w1.format, g->count, a.x.shape(1));
-  auto parts = [](const Group& g) { return is_wide(g.route_in) ? divide_up(g.count, kInputTile) : 0; };
-  context.pool.run(batch.tasks(parts), [&](int64_t task, int) {
-    const Group& g = batch.find(task, parts);
-    for (int64_t i = task * kInputTile; i < std::min(g.count, (task + 1) * kInputTile); ++i)
-      kernels.pack(g.in, i, a.x.row(plan.token[g.begin + i]), 0, a.x.shape(1));
+  auto tiles = [&](const Group& g) {
+    return is_wide(g.route_in) ? divide_up(g.count, kernels.tile_rows(g.route_in)) : 0;
+  };
+  context.pool.run(batch.tasks(tiles), [&](int64_t task, int) {
+    const Group& g = batch.find(task, tiles);
+    const int64_t tile = kernels.tile_rows(g.route_in), begin = task * tile;
+    pack_tile(kernels, g.in, begin, std::min(g.count, begin + tile),
+              [&](int64_t i) { return a.x.row(plan.token[g.begin + i]); });
   });
 }
 

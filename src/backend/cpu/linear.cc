@@ -47,7 +47,7 @@ Route choose_route(const CpuContext& context, LinearKind kind, WeightFormat form
   if (rows <= kNarrowRows) return narrow;
   const LinearKernels& kernels = linear_kernels(context.isa);
   // AMX multiplies bf16 four times as fast as AVX-512 bytes, so it has no kWideInt8.
-  if (quantised && kernels.has(Route::kWideInt8)) return Route::kWideInt8;
+  if (narrow == Route::kInt8 && kernels.has(Route::kWideInt8)) return Route::kWideInt8;
   return kernels.has(Route::kWideBf16) ? Route::kWideBf16 : narrow;
 }
 
@@ -93,10 +93,10 @@ PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, cons
   PackedRows packed = take_packed(context, route, format, rows, cols);
   const LinearKernels& kernels = linear_kernels(context.isa);
   // Tasks of whole tiles: two workers never write to the same cache line.
-  const int64_t step = kernels.tile_rows(route) * (kernels.tile_rows(route) < 4 ? 4 : 1);
+  const int64_t tile = kernels.tile_rows(route), step = tile < 4 ? 4 : tile;
   context.pool.run((rows + step - 1) / step, [&](int64_t task, int) {
-    for (int64_t r = task * step; r < std::min(rows, (task + 1) * step); ++r)
-      kernels.pack(packed, r, x + r * x_stride, 0, cols);
+    pack_tile(kernels, packed, task * step, std::min(rows, (task + 1) * step),
+              [&](int64_t r) { return x + r * x_stride; });
   });
   return packed;
 }

@@ -4,6 +4,8 @@
 // on the other rows of the call either; in kFast not while the call has at most kNarrowRows rows.
 #pragma once
 
+#include <algorithm>
+
 #include "backend/cpu/context.h"
 #include "backend/cpu/linear_kernels.h"
 #include "ops/linear.h"
@@ -23,6 +25,17 @@ StoredRows stored_rows(const WeightMatrix& w);
 
 // Room for packed rows in the context's scratch.
 PackedRows take_packed(CpuContext& context, Route route, WeightFormat format, int64_t rows, int64_t cols);
+// Packs rows [begin, end), row(r) being the start of row r. Rows of a tile take turns block by block, since
+// they share its cache lines.
+template <class RowOf>
+void pack_tile(const LinearKernels& kernels, const PackedRows& packed, int64_t begin, int64_t end,
+               RowOf row) {
+  constexpr int64_t kColumns = 128;
+  const int64_t step = kernels.tile_rows(packed.route) > 1 ? kColumns : packed.cols;
+  for (int64_t col = 0; col < packed.cols; col += step)
+    for (int64_t r = begin; r < end; ++r)
+      kernels.pack(packed, r, row(r) + col, col, std::min(packed.cols, col + step));
+}
 // Packs `rows` rows, `x_stride` floats apart.
 PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, const float* x, int64_t x_stride,
                      int64_t rows, int64_t cols);

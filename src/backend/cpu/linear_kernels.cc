@@ -26,6 +26,7 @@ constexpr int64_t scale_bytes(Stored f) { return f == Stored::kE4m3 ? 1 : f == S
 template <Stored F>
 struct FloatKernel {
   static constexpr Stored kFormat = F;
+  static constexpr bool kPairs = false;  // two decoded rows do not fit the registers
   static constexpr int64_t kRecord = 4 * kBlock;
   static constexpr bool kScaleBehind = true;
   struct Weights {
@@ -68,6 +69,7 @@ struct FloatKernel {
 template <Stored F>
 struct Bf16Kernel {
   static constexpr Stored kFormat = F;
+  static constexpr bool kPairs = true;
   static constexpr int64_t kRecord = 2 * kBlock;
   static constexpr bool kScaleBehind = true;
   struct Weights {
@@ -99,6 +101,7 @@ struct Bf16Kernel {
 
 struct Int8Kernel {
   static constexpr Stored kFormat = Stored::kE2m1;
+  static constexpr bool kPairs = true;
   static constexpr int64_t kRecord = sizeof(Int8Record);
   static constexpr bool kScaleBehind = false;
   struct Weights {
@@ -119,50 +122,79 @@ struct Int8Kernel {
   }
 };
 
-// One weight row times T inputs.
-template <class K, int T>
-void row(const StoredRows& w, int64_t n, const uint8_t* const* x, float* out) {
+// The last columns of a weight row, padded with zeros to a block.
+template <class K>
+typename K::Weights decode_tail(const uint8_t* data, const uint8_t* scale, int64_t cols) {
   constexpr Stored F = K::kFormat;
-  const uint8_t* data = w.data + n * w.row_bytes;
-  const uint8_t* scale = w.scale + (F == Stored::kE4m3 ? n / 128 : n) * w.scale_row_bytes;
-  const int64_t blocks = blocks_of(w.cols), whole = w.cols / kBlock;
-  F32x16 acc[T];
-  for (int t = 0; t < T; ++t) acc[t] = zero_f32();
-  // Scales of float and bf16 records stand behind the records.
-  auto add_block = [&](const typename K::Weights& block, int64_t b) {
-    for (int t = 0; t < T; ++t) {
-      float x_scale = K::kScaleBehind ? reinterpret_cast<const float*>(x[t] + blocks * K::kRecord)[b] : 1.f;
-      acc[t] = K::step(acc[t], block, x[t] + b * K::kRecord, x_scale);
-    }
-  };
-  for (int64_t b = 0; b < whole; ++b) {
-    const uint8_t* at = data + b * weight_bytes(F);
-    for (int64_t line = 0; line < weight_bytes(F); line += 64) prefetch(at + kAhead + line);
-    add_block(K::decode(at, scale + b * scale_bytes(F)), b);
-  }
-  if (whole < blocks) {  // the last columns, padded with zeros
-    alignas(64) uint8_t tail[512] = {};
-    uint8_t tail_scale[4] = {};
-    int64_t cols = w.cols - whole * kBlock;
-    memcpy(tail, data + whole * weight_bytes(F), static_cast<size_t>(cols * weight_bytes(F) / kBlock));
-    if (scale_bytes(F) != 0)
-      memcpy(tail_scale, scale + whole * scale_bytes(F),
-             static_cast<size_t>(F == Stored::kE4m3 ? 1 : (cols + 31) / 32));
-    add_block(K::decode(tail, tail_scale), whole);
-  }
-  for (int t = 0; t < T; ++t) out[t] = sum(acc[t]);
+  alignas(64) uint8_t tail[512] = {};
+  uint8_t tail_scale[4] = {};
+  memcpy(tail, data, static_cast<size_t>(cols * weight_bytes(F) / kBlock));
+  if (scale_bytes(F) != 0)
+    memcpy(tail_scale, scale, static_cast<size_t>(F == Stored::kE4m3 ? 1 : (cols + 31) / 32));
+  return K::decode(tail, tail_scale);
 }
 
-template <class K, int T>
-void rows(const MultiplyJob& job, int64_t first, const uint8_t* const* x) {
-  for (int64_t n = job.row_begin; n < job.row_end; ++n) {
-    float out[T];
-    row<K, T>(job.w, n, x, out);
+// R neighbouring weight rows times T inputs: out[r][t].
+template <class K, int R, int T>
+void row_tile(const StoredRows& w, int64_t n, const uint8_t* const* x, float (*out)[T]) {
+  const int64_t blocks = blocks_of(w.cols);
+  const uint8_t *data[R], *scale[R];
+  F32x16 acc[R][T];
+  for (int r = 0; r < R; ++r) {
+    data[r] = w.data + (n + r) * w.row_bytes;
+    scale[r] = w.scale + (K::kFormat == Stored::kE4m3 ? (n + r) / 128 : n + r) * w.scale_row_bytes;
+    for (int t = 0; t < T; ++t) acc[r][t] = zero_f32();
+  }
+  auto add_block = [&](const typename K::Weights* block, int64_t b) {
+    for (int t = 0; t < T; ++t) {
+      const uint8_t* record = x[t] + b * K::kRecord;
+      // Scales of float and bf16 records stand behind the records.
+      const float x_scale =
+          K::kScaleBehind ? reinterpret_cast<const float*>(x[t] + blocks * K::kRecord)[b] : 1.f;
+      for (int r = 0; r < R; ++r) acc[r][t] = K::step(acc[r][t], block[r], record, x_scale);
+    }
+  };
+  constexpr Stored F = K::kFormat;
+  const int64_t whole = w.cols / kBlock;
+  typename K::Weights block[R];
+  for (int64_t b = 0; b < whole; ++b) {
+    for (int r = 0; r < R; ++r) {
+      const uint8_t* at = data[r] + b * weight_bytes(F);
+      for (int64_t line = 0; line < weight_bytes(F); line += 64) prefetch(at + kAhead + line);
+      block[r] = K::decode(at, scale[r] + b * scale_bytes(F));
+    }
+    add_block(block, b);
+  }
+  if (whole < blocks) {
+    for (int r = 0; r < R; ++r)
+      block[r] = decode_tail<K>(data[r] + whole * weight_bytes(F), scale[r] + whole * scale_bytes(F),
+                                w.cols - whole * kBlock);
+    add_block(block, whole);
+  }
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t) out[r][t] = sum(acc[r][t]);
+}
+
+template <class K, int R, int T>
+void store_tile(const MultiplyJob& job, int64_t n, int64_t first, const uint8_t* const* x) {
+  float out[R][T];
+  row_tile<K, R, T>(job.w, n, x, out);
+  for (int r = 0; r < R; ++r) {
     for (int64_t t = 0; t < T && first + t < job.count; ++t) {
-      float v = job.round_bf16 ? bf16_value(bf16_of(out[t])) : out[t];
-      job.out[(first + t) * job.out_stride + n - job.row_begin] = v;
+      float v = job.round_bf16 ? bf16_value(bf16_of(out[r][t])) : out[r][t];
+      job.out[(first + t) * job.out_stride + n + r - job.row_begin] = v;
     }
   }
+}
+
+// Two weight rows at a time when there are inputs enough to be worth loading once for both; one input reads
+// the weights as a single stream.
+template <class K, int T>
+void rows(const MultiplyJob& job, int64_t first, const uint8_t* const* x) {
+  constexpr int R = T >= 4 && K::kPairs ? 2 : 1;
+  int64_t n = job.row_begin;
+  for (; n + R <= job.row_end; n += R) store_tile<K, R, T>(job, n, first, x);
+  for (; n < job.row_end; ++n) store_tile<K, 1, T>(job, n, first, x);
 }
 
 // Inputs go eight at a time; a smaller rest takes the next tile size, its last input standing in for the

@@ -163,10 +163,11 @@ inline I32 look_up(const uint8_t* table, I32 index) {
                                        _mm512_loadu_si512(table + 64));
 }
 
-// f32 to 16 bf16; subnormals become zero.
-inline void store_bf16_fast(uint16_t* p, F32 v) {
-  __m256bh h = _mm512_cvtneps_pbh((__m512)v);
-  __builtin_memcpy(p, &h, 32);
+// Stores v as bf16 for products, where subnormals count as zero anyway, and returns what was stored.
+inline F32 store_bf16_factor(uint16_t* p, F32 v) {
+  __m256i h = (__m256i)_mm512_cvtneps_pbh((__m512)v);
+  _mm256_storeu_si256((__m256i*)p, h);
+  return as_float((I32)_mm512_cvtepu16_epi32(h) << 16);
 }
 
 // The bf16 bits of e4m3 magnitudes 0..127, split into low and high bytes.

@@ -12,6 +12,8 @@
 
 namespace kvasir::cpu::KVASIR_ISA {
 
+// Into the second cache, past the first.
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 inline I32x16 broadcast_i32(const void* p) {
   int32_t v;
   memcpy(&v, p, 4);
@@ -115,104 +117,17 @@ inline F32x16 scale_tame(F32x16 x, I32x16 steps) {
 inline F32x16 scale_any(F32x16 x, I32x16 steps) {
   return _mm512_scalef_ps(x, to_f32(_mm512_srai_epi32(steps, 23)));
 }
-// NaN in the lanes of the mask.
-inline F32x16 poison(F32x16 v, uint32_t lanes) {
-  return _mm512_mask_mov_ps(v, static_cast<__mmask16>(lanes), splat(float_of_bits(0x7fc00000u)));
-}
-
-struct PanelNote {
-  bool tame;           // all steps
-  uint32_t nan_lanes;  // rows with a weight that is not a number
-};
-
 // Steps of four groups of 32 columns of 16 rows: steps[16 * g + row]. Codes are twice the value. `bytes` has
-// a row's four e8m0 scales, the first group's in the low byte.
-inline void e2m1_int8_steps(I32x16 bytes, int32_t* steps, PanelNote& note) {
+// a row's four e8m0 scales, the first group's in the low byte. True if all steps are tame.
+inline bool e2m1_int8_steps(I32x16 bytes, int32_t* steps) {
+  bool tame = true;
   for (int g = 0; g < 4; ++g) {
     I32x16 k = subtract(low_bytes(bytes), 128);
-    note.tame = note.tame && tame_steps(k);
+    tame = tame && tame_steps(k);
     store_steps(steps + 16 * g, k);
     bytes = _mm512_srli_epi32(bytes, 8);
   }
-}
-
-// e4m3 as int8. Of a group of 32 columns of a row let E be the largest exponent field, at least kE4m3Floor,
-// and the unit 2^(E - 13): a value of exponent E has 8 .. 15 units times 8, so the largest code is 120. All
-// values down to a sixteenth of the largest are multiples of the unit and stay exact; smaller ones are
-// rounded to it.
-inline constexpr int kE4m3Floor = 8;
-struct E4m3Int8Table {
-  alignas(64) uint8_t code[128];  // index: 8 E + 7 - (magnitude bits)
-};
-constexpr E4m3Int8Table make_e4m3_int8_table() {
-  E4m3Int8Table t{};
-  for (int i = 0; i < 128; ++i) {
-    int shift = i / 8, units = (15 - i % 8) * 8, whole = units >> shift, rest = units - (whole << shift),
-        half = (1 << shift) / 2;
-    t.code[i] =
-        static_cast<uint8_t>(whole + (shift > 0 && (rest > half || (rest == half && (whole & 1) != 0))));
-  }
-  return t;
-}
-inline constexpr E4m3Int8Table kE4m3Int8Table = make_e4m3_int8_table();
-
-// A group of a row whose largest exponent is below the floor: its own unit, by scalar steps. Rare: all its
-// values are below 2^-10 of what the format can hold. Returns the largest exponent, at least 1.
-inline int e4m3_int8_small(const uint8_t* code, int lane, uint8_t* panel) {
-  int largest = 1;
-  for (int i = 0; i < 32; ++i) {
-    int e = (code[i] >> 3) & 15;
-    largest = e > largest ? e : largest;
-  }
-  const float inverse = float_of_bits(static_cast<uint32_t>(127 + 13 - largest) << 23);
-  for (int i = 0; i < 32; ++i) {
-    float v = float_of_bits(static_cast<uint32_t>(code[i] & 0x7f) << 20) * 0x1p120f * inverse;
-    int magnitude = static_cast<int>((v + 0x1.8p23f) - 0x1.8p23f);
-    panel[i / 4 * 64 + 4 * lane + i % 4] =
-        static_cast<uint8_t>(128 + ((code[i] & 0x80) != 0 ? -magnitude : magnitude));
-  }
-  return largest;
-}
-
-// 64 columns of e4m3 -> 16 steps of 128 + code; step j has columns 4j .. 4j+3. `bytes` are the rows' e8m0
-// scales.
-inline void e4m3_int8_panel(const uint8_t* const row[16], int64_t offset, I32x16 bytes, uint8_t* panel,
-                            int32_t* steps, PanelNote& note) {
-  I32x16 v[16];
-  load_transposed(row, offset, v);
-  const Bytes64 magnitude_bits = _mm512_set1_epi8(0x7f), bias = _mm512_set1_epi8(-128);
-  const Bytes64 table0 = _mm512_load_si512(kE4m3Int8Table.code),
-                table1 = _mm512_load_si512(kE4m3Int8Table.code + 64);
-  const Bytes64 spread =
-      _mm512_broadcast_i32x4(_mm_set_epi8(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0));
-  const I32x16 floor = _mm512_set1_epi32(kE4m3Floor);
-  for (int g = 0; g < 2; ++g) {
-    Bytes64 most = _mm512_setzero_si512();
-    for (int j = 0; j < 8; ++j) most = _mm512_max_epu8(most, _mm512_and_si512(v[8 * g + j], magnitude_bits));
-    most = _mm512_max_epu8(most, _mm512_srli_epi32(most, 16));
-    most = _mm512_and_si512(_mm512_max_epu8(most, _mm512_srli_epi32(most, 8)), _mm512_set1_epi32(0x7f));
-    I32x16 exponent = _mm512_max_epi32(_mm512_srli_epi32(most, 3), floor);
-    const Bytes64 top =
-        _mm512_shuffle_epi8(_mm512_or_si512(_mm512_slli_epi32(exponent, 3), _mm512_set1_epi32(7)), spread);
-    for (int j = 0; j < 8; ++j) {
-      Bytes64 b = v[8 * g + j];
-      Bytes64 code =
-          _mm512_permutex2var_epi8(table0, _mm512_sub_epi8(top, _mm512_and_si512(b, magnitude_bits)), table1);
-      Bytes64 biased = _mm512_mask_sub_epi8(_mm512_add_epi8(bias, code), _mm512_movepi8_mask(b), bias, code);
-      store_bytes(panel + 512 * g + 64 * j, biased);
-    }
-    note.nan_lanes |= _mm512_cmpeq_epi32_mask(most, _mm512_set1_epi32(0x7f));
-    unsigned small =
-        _mm512_cmplt_epi32_mask(_mm512_srli_epi32(most, 3), floor) & _mm512_test_epi32_mask(most, most);
-    for (; small != 0; small &= small - 1) {
-      int lane = __builtin_ctz(small),
-          e = e4m3_int8_small(row[lane] + offset + 32 * g, lane, panel + 512 * g);
-      exponent = _mm512_mask_mov_epi32(exponent, static_cast<__mmask16>(1u << lane), _mm512_set1_epi32(e));
-    }
-    I32x16 k = subtract(_mm512_add_epi32(exponent, bytes), 127 + 13);
-    note.tame = note.tame && tame_steps(k);
-    store_steps(steps + 16 * g, k);
-  }
+  return tame;
 }
 
 // ---- bf16 panels; weights times their scale, which is exact ----

@@ -25,7 +25,6 @@ constexpr int64_t kInt8Stretch = 768, kBf16Stretch = 384;
 constexpr int64_t weight_chunk(Stored f) {  // columns in 64 bytes of a row
   return f == Stored::kBf16 ? 32 : f == Stored::kE4m3 ? 64 : 128;
 }
-constexpr int code_bias(Stored f) { return f == Stored::kE2m1 ? kE2m1Bias : 128; }
 
 // Six inputs: with two panels 12 integer and 12 float accumulators. A group of 32 columns of a tile.
 constexpr int kInt8Inputs = 6;
@@ -45,16 +44,15 @@ constexpr int kBf16Inputs = 12;  // 24 accumulators with two panels: per step a 
 constexpr int64_t kInt8Block = 4 * sizeof(Int8Group),
                   kBf16Block = kBlock * kBf16Inputs * 2;  // 128 columns of a tile
 
-void pack_int8_wide(Stored format, const float v[kBlock], Int8Group* group, int input) {
+void pack_int8_wide(const float v[kBlock], Int8Group* group, int input) {
   for (int g = 0; g < 4; ++g) {
     alignas(32) int8_t code[32], placed[32];
     group[g].scale[input] = quantise_int8(v + 32 * g, code);
     int32_t total = 0;
     for (int i = 0; i < 32; ++i) total += code[i];
-    group[g].start[input] = -code_bias(format) * total;
-    if (format == Stored::kE2m1) place_even_odd(code, placed);
-    const int8_t* from = format == Stored::kE2m1 ? placed : code;
-    for (int step = 0; step < 8; ++step) memcpy(&group[g].code[step][input], from + 4 * step, 4);
+    group[g].start[input] = -kE2m1Bias * total;
+    place_even_odd(code, placed);
+    for (int step = 0; step < 8; ++step) memcpy(&group[g].code[step][input], placed + 4 * step, 4);
   }
 }
 
@@ -94,69 +92,83 @@ SixteenRows sixteen_rows(const StoredRows& w, int64_t first, int64_t end) {
   return r;
 }
 
-// The 64 bytes of every row that hold columns from `col`, padded with zeros where the row ends.
+// The 64 bytes of every row that hold columns from `col` on, at row[i] + offset; padded with zeros where rows
+// end.
 struct Chunk {
-  const uint8_t* row[16];
+  const uint8_t* const* row;
   int64_t offset;
-  alignas(64) uint8_t padded[16][64];
 };
-void take_chunk(const StoredRows& w, const SixteenRows& rows, int64_t col, Chunk& chunk) {
+struct Padding {
+  const uint8_t* row[16];
+  alignas(64) uint8_t bytes[16][64];
+};
+Chunk take_chunk(const StoredRows& w, const SixteenRows& rows, int64_t col, Padding& padding) {
   const int64_t offset = col * 64 / weight_chunk(w.format), left = w.row_bytes - offset;
-  chunk.offset = left < 64 ? 0 : offset;
+  if (left >= 64) return {rows.data, offset};
   for (int i = 0; i < 16; ++i) {
-    chunk.row[i] = rows.data[i];
-    if (left < 64) {
-      memset(chunk.padded[i], 0, 64);
-      memcpy(chunk.padded[i], rows.data[i] + offset, static_cast<size_t>(left));
-      chunk.row[i] = chunk.padded[i];
-    }
+    memset(padding.bytes[i], 0, 64);
+    memcpy(padding.bytes[i], rows.data[i] + offset, static_cast<size_t>(left));
+    padding.row[i] = padding.bytes[i];
   }
+  return {padding.row, 0};
 }
 
-// e8m0 bytes of 16 rows: one (e4m3) or four groups' (e2m1), the first in the low byte.
-I32x16 scale_bytes(const StoredRows& w, const SixteenRows& rows, int64_t col) {
-  alignas(64) int32_t bytes[16];
-  for (int32_t& b : bytes) b = 0x7f7f7f7f;  // past the last group: 1, times codes that are zero
-  const int64_t offset = w.format == Stored::kE4m3 ? col / 128 : col / 32;
-  const int64_t count = w.format == Stored::kE4m3        ? 1
-                        : w.scale_row_bytes - offset < 4 ? w.scale_row_bytes - offset
-                                                         : 4;
-  for (int i = 0; i < 16; ++i) memcpy(bytes + i, rows.scale[i] + offset, static_cast<size_t>(count));
-  return load_i32(bytes);
-}
-
-// Columns [col, col + cols) of 16 rows as int8 codes and, per group and row, what the scale adds to a float's
-// bits.
-PanelNote decode_int8(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel,
-                      int32_t* steps) {
-  Chunk chunk;
-  PanelNote note{true, 0};
-  const int64_t width = weight_chunk(w.format);
-  for (int64_t c = 0; c < cols; c += width) {
-    take_chunk(w, rows, col + c, chunk);
-    const I32x16 bytes = scale_bytes(w, rows, col + c);
-    if (w.format == Stored::kE2m1) {
-      e2m1_int8_panel(chunk.row, chunk.offset, panel + c * 16);
-      e2m1_int8_steps(bytes, steps + c / 2, note);
-    } else {
-      e4m3_int8_panel(chunk.row, chunk.offset, low_bytes(bytes), panel + c * 16, steps + c / 2, note);
+// e8m0 bytes of 16 rows for a stretch of columns, gathered before they are needed as vectors: at(col) has in
+// every lane one byte (e4m3) or four groups' (e2m1), the first in the low byte.
+class Scales {
+ public:
+  Scales(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols) : col_(col / kBlock) {
+    if (w.format == Stored::kBf16) return;
+    const int64_t per_block = w.format == Stored::kE4m3 ? 1 : 4;
+    for (int64_t b = col_; b * kBlock < col + cols; ++b) {
+      const int64_t left = w.scale_row_bytes - b * per_block;
+      const auto count = static_cast<size_t>(left < per_block ? left : per_block);
+      for (int i = 0; i < 16; ++i) {
+        int32_t bytes = 0x7f7f7f7f;  // past the last group: 1, times codes that are zero
+        if (count == 4) {
+          memcpy(&bytes, rows.scale[i] + b * per_block, 4);
+        } else {
+          memcpy(&bytes, rows.scale[i] + b * per_block, count);
+        }
+        bytes_[b - col_][i] = bytes;
+      }
     }
   }
-  return note;
+  I32x16 at(int64_t col) const { return load_i32(bytes_[col / kBlock - col_]); }
+
+ private:
+  int64_t col_;
+  alignas(64) int32_t bytes_[(kInt8Stretch > kBf16Stretch ? kInt8Stretch : kBf16Stretch) / kBlock][16];
+};
+
+// Columns [col, col + cols) of 16 FP4 rows as int8 codes and, per group and row, what the scale adds to a
+// float's bits. True if all of that is tame.
+bool decode_int8(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel,
+                 int32_t* steps) {
+  const Scales scales(w, rows, col, cols);
+  Padding padding;
+  bool tame = true;
+  for (int64_t c = 0; c < cols; c += weight_chunk(Stored::kE2m1)) {
+    const Chunk chunk = take_chunk(w, rows, col + c, padding);
+    e2m1_int8_panel(chunk.row, chunk.offset, panel + c * 16);
+    tame = e2m1_int8_steps(scales.at(col + c), steps + c / 2) && tame;
+  }
+  return tame;
 }
 
 void decode_bf16(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel) {
-  Chunk chunk;
+  const Scales scales(w, rows, col, cols);
+  Padding padding;
   const int64_t width = weight_chunk(w.format);
   for (int64_t c = 0; c < cols; c += width) {
-    take_chunk(w, rows, col + c, chunk);
+    const Chunk chunk = take_chunk(w, rows, col + c, padding);
     uint8_t* at = panel + c * 32;
     if (w.format == Stored::kBf16) {
       bf16_panel(chunk.row, chunk.offset, at);
     } else if (w.format == Stored::kE4m3) {
-      e4m3_bf16_panel(chunk.row, chunk.offset, low_bytes(scale_bytes(w, rows, col + c)), at);
+      e4m3_bf16_panel(chunk.row, chunk.offset, low_bytes(scales.at(col + c)), at);
     } else {
-      e2m1_bf16_panel(chunk.row, chunk.offset, scale_bytes(w, rows, col + c), at);
+      e2m1_bf16_panel(chunk.row, chunk.offset, scales.at(col + c), at);
     }
   }
 }
@@ -165,7 +177,7 @@ void decode_bf16(const StoredRows& w, const SixteenRows& rows, int64_t col, int6
 struct Panels {
   uint8_t* codes;
   int32_t* steps;     // int8 only
-  PanelNote note[2];  // int8 only
+  bool tame[2];       // int8 only
   float* partial;     // see Tile
 };
 
@@ -241,15 +253,14 @@ void int8_tile(const Panels& panels, int64_t cols, const Tile& tile) {
   }
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m)
-    finish(tile, m, poison(total[m][0], panels.note[0].nan_lanes),
-           poison(total[m][1], panels.note[1].nan_lanes));
+    finish(tile, m, total[m][0], total[m][1]);
 }
 
 template <int M>
 void run_int8(const Panels& panels, int64_t cols, const Tile& tile) {
   uint32_t wild = 0;
   for (int64_t g = 0; g < cols / 32; ++g) wild |= wild_scales(int8_group(tile, g).scale, M);
-  wild == 0 && panels.note[0].tame&& panels.note[1].tame ? int8_tile<M, true>(panels, cols, tile)
+  wild == 0 && panels.tame[0] && panels.tame[1] ? int8_tile<M, true>(panels, cols, tile)
                                                          : int8_tile<M, false>(panels, cols, tile);
 }
 void run_int8(const Panels& panels, int64_t cols, int count, const Tile& tile) {
@@ -353,7 +364,7 @@ class Ahead {
   int64_t lines() const { return lines_; }
   void fetch(int64_t count) {
     for (; count > 0 && next_ < lines_; --count, ++next_)
-      prefetch(at_ + next_ / lines_per_row_ * w_.row_bytes + next_ % lines_per_row_ * 64);
+      prefetch_far(at_ + next_ / lines_per_row_ * w_.row_bytes + next_ % lines_per_row_ * 64);
   }
 
  private:
@@ -395,7 +406,8 @@ int64_t wide_tile_rows(Route route) { return route == Route::kWideInt8 ? kInt8In
 int64_t wide_layout(PackedRows& x) {
   const int64_t tile_rows = kernel_inputs(x.route);  // whole calls, so that a kernel may read all its inputs
   const int64_t tiles = (x.rows + tile_rows - 1) / tile_rows * (tile_rows / wide_tile_rows(x.route));
-  x.stride = tiles * (x.route == Route::kWideInt8 ? kInt8Block : kBf16Block);
+  // The odd line keeps the blocks of a tile out of each other's cache sets.
+  x.stride = tiles * (x.route == Route::kWideInt8 ? kInt8Block : kBf16Block) + 64;
   return blocks_of(x.cols) * x.stride;
 }
 
@@ -407,7 +419,7 @@ void wide_pack(const PackedRows& x, int64_t row, const float* from, int64_t begi
     take_block(from, begin, end, b, v);
     uint8_t* block = x.data + b * x.stride;
     if (x.route == Route::kWideInt8) {
-      pack_int8_wide(x.format, v, reinterpret_cast<Int8Group*>(block + tile * kInt8Block), input);
+      pack_int8_wide(v, reinterpret_cast<Int8Group*>(block + tile * kInt8Block), input);
     } else {
       pack_bf16_wide(x.format, v, block + tile * kBf16Block, input);
     }
@@ -425,7 +437,7 @@ void wide_multiply(const MultiplyJob& job) {
   const int64_t stretch = int8 ? kInt8Stretch : kBf16Stretch, width = weight_chunk(job.w.format);
   Panels panels{job.scratch,
                 reinterpret_cast<int32_t*>(job.scratch + kPanelBytes),
-                {{true, 0}, {true, 0}},
+                {true, true},
                 reinterpret_cast<float*>(job.scratch + kPanelBytes + kStepBytes)};
   auto columns = [&](int64_t col) {
     const int64_t left = job.w.cols - col;
@@ -438,7 +450,7 @@ void wide_multiply(const MultiplyJob& job) {
       for (int64_t half = 0; half < 2 && n + 16 * half < job.row_end; ++half) {
         const SixteenRows rows = sixteen_rows(job.w, n + 16 * half, job.row_end);
         if (int8) {
-          panels.note[half] = decode_int8(job.w, rows, col, cols, panels.codes + half * kInt8Stretch * 16,
+          panels.tame[half] = decode_int8(job.w, rows, col, cols, panels.codes + half * kInt8Stretch * 16,
                                           panels.steps + half * kInt8Stretch / 2);
         } else {
           decode_bf16(job.w, rows, col, cols, panels.codes + half * kBf16Stretch * 32);
