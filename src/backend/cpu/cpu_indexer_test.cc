@@ -95,8 +95,9 @@ std::vector<int32_t> best_of(Index& x, int64_t t) {
   for (int64_t b = 0; b < visible; ++b) s.push_back(x.score(t, b));
   std::vector<int32_t> order(static_cast<size_t>(visible));
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return s[static_cast<size_t>(a)] > s[static_cast<size_t>(b)];
+  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    double x = s[static_cast<size_t>(a)], y = s[static_cast<size_t>(b)];
+    return x != y ? x > y : a < b;
   });
   order.resize(static_cast<size_t>(n));
   std::sort(order.begin(), order.end());

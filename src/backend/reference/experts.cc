@@ -1,6 +1,7 @@
 // The chosen experts of each token, one token at a time; contract in ops/experts.h.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "backend/reference/reference_ops.h"
@@ -29,7 +30,8 @@ void ReferenceOps::experts(const ExpertsArgs& a) {
   for (int64_t t = 0; t < a.x.shape(0); ++t) {
     std::fill(sum.begin(), sum.end(), 0.0);
     for (int64_t i = 0; i < k; ++i) slots[i] = i;
-    std::stable_sort(slots.begin(), slots.end(), [&](int64_t x, int64_t z) { return a.experts(t, x) < a.experts(t, z); });
+    std::sort(slots.begin(), slots.end(),
+              [&](int64_t x, int64_t z) { return std::pair(a.experts(t, x), x) < std::pair(a.experts(t, z), z); });
     for (int64_t i : slots) add_expert(t, a.routed[a.experts(t, i)], a.weights(t, i));
     add_expert(t, a.shared, 1.0);
     for (int64_t e = 0; e < dim; ++e) a.out(t, e) = round(sum[e]);
