@@ -96,8 +96,8 @@ std::vector<int32_t> best_of(Index& x, int64_t t) {
   std::vector<int32_t> order(static_cast<size_t>(visible));
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    double x = s[static_cast<size_t>(a)], y = s[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
+    double first = s[static_cast<size_t>(a)], second = s[static_cast<size_t>(b)];
+    return first != second ? first > second : a < b;
   });
   order.resize(static_cast<size_t>(n));
   std::sort(order.begin(), order.end());
