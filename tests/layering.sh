@@ -19,11 +19,12 @@ declare -A sees=(
   [cache]="base tensor io"
   [engine]="base tensor io ops model cache"
   [text]="base tensor io"
+  [grammar]="base tensor io text"
   [net]="base"
   [router]="base"
-  [api]="base tensor io ops model cache engine text router net"
+  [api]="base tensor io ops model cache engine text grammar router net"
 )
-everything="base tensor io ops backend/reference backend/cpu backend/cuda backend model cache engine text net router api"
+everything="base tensor io ops backend/reference backend/cpu backend/cuda backend model cache engine text grammar net router api"
 sees[server]="$everything"
 sees[cli]="$everything server"
 
