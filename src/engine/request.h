@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "base/token_constraint.h"
+#include "cache/cache_tier.h"
 #include "engine/sampler.h"
 
 namespace kvasir {
@@ -41,13 +42,10 @@ struct Request {
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
 };
 
-// Where the pages of a hit were found; with several, the slowest that was needed.
-enum class CacheTier { kNone, kMemory, kDisk };
-
 struct CacheHit {
   int64_t hit_tokens = 0;       // of the prompt, not computed again
   int64_t replayed_tokens = 0;  // computed again only to rebuild windows; counted in hit_tokens: their pages were kept
-  CacheTier tier = CacheTier::kNone;
+  CacheTier tier = CacheTier::kNone;  // of its pages and snapshot; with several, the slowest that was needed
   double restore_ms = 0;        // time the sequence waited for its pages and state
 };
 

@@ -1,0 +1,134 @@
+// PrefixCache: the KV pages and snapshots of prompts seen before, in memory first and on disk second.
+//
+// Two kinds of entries, each keyed by a hash of the namespace and of every token up to its end (the tokens are kept
+// beside it and compared, so a collision is a miss and never an answer):
+//   page      the compressed entries of one span of `page_tokens` tokens; immutable, shared by every sequence
+//   snapshot  what a sequence needs beside its pages to go on from exactly that length (windows, compressor tails,
+//             the rows of the page that is not full yet); bytes that the engine wrote and the engine reads
+// The cache knows neither the model nor requests: pages and snapshots are opaque bytes of given sizes.
+//
+//             publish             last reader gone              write behind
+//  private  ───────────► pinned ───────────────────────► idle ─────────────► idle, also on disk
+//                           ▲ ◄───────── restore ──────────┤                     │ evict
+//                           └────────── restore, read back ┼──── on disk only ◄──┘
+//                                                          └─ evict ─► gone
+// Invariants
+//  (1) A published page is never written again.
+//  (2) A missing page shortens a hit and nothing more: pages behind it stay, and count again when it returns.
+//  (3) private + pinned + idle + free == pages of the pool (audit() checks).
+//  (4) What restore gives was computed by this model, in these numerics, from exactly these tokens.
+//  (5) Pages and snapshots have their own budgets; neither pushes out the other.
+// Threading: owned by the engine thread, unsynchronised; the disk thread sees immutable bytes only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "cache/cache_tier.h"
+#include "cache/page_pool.h"
+
+namespace kvasir {
+
+class DiskStore;
+
+// A prompt as the cache sees it.
+struct PrefixKey {
+  uint64_t cache_namespace = 0;
+  std::span<const int32_t> tokens;
+};
+
+// What is known of a prompt. Values: nothing is pinned by it.
+struct PrefixMatch {
+  struct Point {
+    int64_t length = 0;  // a sequence can resume here
+    CacheTier tier = CacheTier::kNone;
+  };
+  int64_t page_tokens = 0;    // an unbroken run of full pages from the start covers so many tokens
+  std::vector<Point> points;  // ascending; each <= limit, its full pages inside page_tokens
+};
+
+// Pages, and perhaps a snapshot, on their way into memory. Destroying it unpins what was not taken.
+class Restore {
+ public:
+  virtual ~Restore() = default;
+  // All bytes are there, or as many as can be had. Until then only sections below sections_ready() may be read.
+  virtual bool done() = 0;
+  // Disk reads go section by section (a section is a range of bytes of every page: one layer), so that layer 0 can
+  // start while later ones stream. Any thread.
+  virtual int sections_ready() const = 0;
+  virtual void wait_section(int section) = 0;  // until sections_ready() > section, or reading has failed
+  // After done(): fewer than asked if bytes were missing or failed their checksum.
+  virtual int64_t page_tokens() const = 0;
+  virtual CacheTier tier() const = 0;
+  // The pages, oldest first, one reference each for the caller; empty afterwards.
+  virtual std::vector<PageId> take_pages() = 0;
+  // The snapshot asked for, or none if it was lost.
+  virtual const std::vector<std::byte>* snapshot() const = 0;
+};
+
+// What a snapshot is for: how long it is worth keeping.
+enum class SnapshotUse {
+  kSystem,       // end of system text and tools: shared by many conversations
+  kPromptEnd,    // before the think token, end of the prompt, a tool result
+  kOutputEnd,    // end of an answer: the next turn
+  kBranch,       // where two prompts were seen to part
+  kPreempted,    // of a sequence that waits to go on: not evicted, only dropped by its owner
+};
+
+struct PrefixCacheOptions {
+  int64_t page_tokens = 128;
+  std::vector<int64_t> section_bytes;  // of a page, first to last; they add up to the pool's page_bytes
+  int64_t snapshot_bytes = 0;          // memory for snapshots
+};
+
+struct PrefixCacheMetrics {
+  int64_t pages = 0, idle_pages = 0, page_bytes = 0;
+  int64_t snapshots = 0, snapshot_bytes = 0;
+  int64_t disk_pages = 0, disk_snapshots = 0, disk_bytes = 0;
+  int64_t evicted_pages = 0, evicted_snapshots = 0;
+  int64_t corrupt_records = 0;  // on disk, refused: torn, or with a wrong checksum
+  int64_t disk_errors = 0;      // writes that failed (disk full, read-only): the memory tier goes on alone
+};
+
+class PrefixCache {
+ public:
+  // `pool` and `disk` outlive the cache; `disk` may be null.
+  PrefixCache(PagePool& pool, DiskStore* disk, PrefixCacheOptions options);
+  ~PrefixCache();
+
+  // What could be reused of `key.tokens`, at most `limit` tokens. O(tokens).
+  PrefixMatch lookup(PrefixKey key, int64_t limit);
+  // Brings the pages of the first `page_tokens` tokens (a multiple of the page's) into memory and pins them, and the
+  // snapshot at `snapshot_length` if that is not 0. kBusy: no room for them.
+  Result<std::unique_ptr<Restore>> restore(PrefixKey key, int64_t page_tokens, int64_t snapshot_length);
+
+  // Full pages of a sequence that holds `key.tokens`, from page `first` on: other requests may use them from now on. The
+  // cache takes its own references. Idempotent; a page that is already known stays the known one.
+  void publish(PrefixKey key, int64_t first, std::span<const PageId> pages);
+  // `state` resumes a sequence that holds exactly `key.tokens`.
+  void put_snapshot(PrefixKey key, std::vector<std::byte> state, SnapshotUse use);
+  void drop_snapshot(PrefixKey key);
+
+  // Frees at least `pages` pages nobody reads. kBusy: fewer are idle; the scheduler preempts and asks again.
+  Status make_room(int64_t pages);
+
+  // Administration. A prefix is kept (never evicted from disk before anything else) or forgotten, in all tiers.
+  Status save(PrefixKey key);  // returns when it is on disk and synced
+  void forget(PrefixKey key);
+  // Writes everything worth keeping and waits for the disk.
+  void flush();
+
+  PrefixCacheMetrics metrics() const;
+  void audit() const;  // aborts on a broken invariant
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kvasir
