@@ -37,12 +37,15 @@ Result<std::unique_ptr<ReplayScript>> ReplayScript::load(const std::string& file
         has_text = true;
       } else if (key == "match" && member.is_string()) {
         entry.match = member.as_string();
+      } else if (key == "tools" && member.is_bool()) {
+        entry.tools = member.as_bool();
       } else if (key == "repeat" && member.is_bool()) {
         entry.repeat = member.as_bool();
       } else {
-        return fail(fmt::format(
-            "\"{}\" is {}; there are \"text\" and \"match\", strings, and \"repeat\", true or false", key,
-            json_kind_name(member.kind())));
+        return fail(
+            fmt::format("\"{}\" is {}; there are \"text\" and \"match\", strings, \"tools\" and \"repeat\", "
+                        "true or false",
+                        key, json_kind_name(member.kind())));
       }
     }
     if (!has_text) return fail("no \"text\"");
@@ -51,11 +54,11 @@ Result<std::unique_ptr<ReplayScript>> ReplayScript::load(const std::string& file
   return script;
 }
 
-bool ReplayScript::take(std::string_view last_message, std::string& text) {
+bool ReplayScript::take(std::string_view last_message, bool offers_tools, std::string& text) {
   std::lock_guard lock(mutex_);
   for (Line& line : lines_) {
-    if (line.used || (!line.match.empty() && last_message.find(line.match) == std::string_view::npos))
-      continue;
+    if (line.used || line.tools.value_or(offers_tools) != offers_tools) continue;
+    if (last_message.find(line.match) == std::string_view::npos) continue;
     line.used = !line.repeat;
     text = line.text;
     return true;

@@ -11,6 +11,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,12 +25,13 @@ class ReplayScript {
   // Errors name the file and the line.
   static Result<std::unique_ptr<ReplayScript>> load(const std::string& file);
 
-  // The text for a request whose last message is `last_message`; empty and false: none is left.
-  bool take(std::string_view last_message, std::string& text);
+  // The text for a request whose last message is `last_message`. False: no line is left for it.
+  bool take(std::string_view last_message, bool offers_tools, std::string& text);
 
  private:
   struct Line {
     std::string match, text;
+    std::optional<bool> tools;
     bool repeat = false, used = false;
   };
   std::mutex mutex_;

@@ -19,12 +19,12 @@ TEST(ReplayScript, TheFirstUnusedLineThatFitsIsTaken) {
                                               "\n{\"text\":\"three\",\"repeat\":true}\n"));
   ASSERT_TRUE(script) << script.error().message;
   std::string text;
-  EXPECT_TRUE((*script)->take("hello", text));
+  EXPECT_TRUE((*script)->take("hello", true, text));
   EXPECT_EQ(text, "two");
-  EXPECT_TRUE((*script)->take("the weather", text));
+  EXPECT_TRUE((*script)->take("the weather", true, text));
   EXPECT_EQ(text, "one");
   for (int i = 0; i < 2; ++i) {
-    EXPECT_TRUE((*script)->take("the weather", text));
+    EXPECT_TRUE((*script)->take("the weather", true, text));
     EXPECT_EQ(text, "three");
   }
 }
@@ -33,8 +33,20 @@ TEST(ReplayScript, NothingLeftSaysSo) {
   TempDir dir;
   auto script = ReplayScript::load(write_file(dir, "{\"text\":\"one\"}"));
   std::string text;
-  EXPECT_TRUE((*script)->take("", text));
-  EXPECT_FALSE((*script)->take("", text));
+  EXPECT_TRUE((*script)->take("", true, text));
+  EXPECT_FALSE((*script)->take("", true, text));
+}
+
+TEST(ReplayScript, ALineMayBeForRequestsWithOrWithoutTools) {
+  TempDir dir;
+  auto script = ReplayScript::load(
+      write_file(dir, "{\"text\":\"call\",\"tools\":true}\n{\"text\":\"title\",\"tools\":false}"));
+  ASSERT_TRUE(script) << script.error().message;
+  std::string text;
+  EXPECT_TRUE((*script)->take("x", false, text));
+  EXPECT_EQ(text, "title");
+  EXPECT_TRUE((*script)->take("x", true, text));
+  EXPECT_EQ(text, "call");
 }
 
 TEST(ReplayScript, AWrongLineIsNamed) {
