@@ -131,24 +131,28 @@ class Chat {
     generation.snapshot_after = static_cast<int64_t>(prompt.ids.size()) - 1 - shared;
     generation.snapshot = &snapshot_;
     bool in_reasoning = false;
-    AnswerText text(session_->tokenizer(), true, prompt.in_reasoning, options_.sampling.stop, [&](Delta::Kind kind, std::string_view part) {
-      bool reasoning = kind == Delta::Kind::kReasoning;
-      if (in_reasoning && !reasoning) std::fputs("\n--- end of reasoning ---\n", stdout);
-      in_reasoning = reasoning;
-      if (reasoning && !answer.reasoning) answer.reasoning.emplace();
-      (reasoning ? *answer.reasoning : answer.content) += part;
-      std::fwrite(part.data(), 1, part.size(), stdout);
-      std::fflush(stdout);
-    });
+    auto show = [&](const std::vector<Delta>& deltas) {
+      for (const Delta& delta : deltas) {
+        bool reasoning = delta.kind == Delta::Kind::kReasoning;
+        if (in_reasoning && !reasoning) std::fputs("\n--- end of reasoning ---\n", stdout);
+        in_reasoning = reasoning;
+        if (reasoning && !answer.reasoning) answer.reasoning.emplace();
+        (reasoning ? *answer.reasoning : answer.content) += delta.text;
+        std::fwrite(delta.text.data(), 1, delta.text.size(), stdout);
+        std::fflush(stdout);
+      }
+    };
+    AnswerText text(session_->tokenizer(), OutputFormat{prompt.in_reasoning, ToolChoice::kAuto, {}}, options_.sampling.stop);
     auto result = generate(session_->runner(), sequence_, std::span(prompt.ids).subspan(shared), generation, [&](const SampledToken& token) {
       held_.push_back(token.id);
-      return text.push(token.id);
+      show(text.push(token.id));
+      return !text.is_done();
     });
     if (!result) {
       forget();
       return result.error();
     }
-    text.finish();
+    show(text.finish(EndCause::kStop));
     std::puts(result->end == GenerationEnd::kCancelled ? "\n[stopped]" : "");
     held_.resize(sequence_.length());  // the last token shown may not be in the cache
     last_stats_ = result->stats;

@@ -103,14 +103,19 @@ Result<int> run(const GenerateOptions& options) {
 
   JsonAnswer json;
   PlainAnswer plain;
-  AnswerText answer(session->tokenizer(), !options.raw, prompt.in_reasoning, options.sampling.stop,
-                    [&](Delta::Kind kind, std::string_view text) { options.json ? json.show(kind, text) : plain.show(kind, text); });
+  std::optional<OutputFormat> format;
+  if (!options.raw) format = OutputFormat{prompt.in_reasoning, ToolChoice::kAuto, {}};
+  AnswerText answer(session->tokenizer(), format, options.sampling.stop);
+  auto show = [&](const std::vector<Delta>& deltas) {
+    for (const Delta& delta : deltas) options.json ? json.show(delta.kind, delta.text) : plain.show(delta.kind, delta.text);
+  };
   KVASIR_TRY(Sequence sequence, session->runner().make_sequence());
   KVASIR_TRY(GenerationResult result, generate(session->runner(), sequence, prompt.ids, generation, [&](const SampledToken& token) {
                json.token(token);
-               return answer.push(token.id);
+               show(answer.push(token.id));
+               return !answer.is_done();
              }));
-  answer.finish();
+  show(answer.finish(EndCause::kStop));
   if (options.json) {
     std::puts(json.text(result, seed, options.logprobs, *session, sequence).c_str());
   } else {

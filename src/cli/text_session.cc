@@ -83,43 +83,6 @@ Result<GenerationOptions> generation_options(const SamplingOptions& sampling, in
   return o;
 }
 
-AnswerText::AnswerText(const Tokenizer& tokenizer, bool chat, bool in_reasoning, std::vector<std::string> stop, Show show)
-    : tokenizer_(tokenizer),
-      chat_(chat),
-      detokenizer_(tokenizer),
-      parser_(OutputFormat{in_reasoning, ToolChoice::kAuto, {}}),
-      stop_(std::move(stop)),
-      show_(std::move(show)) {}
-
-bool AnswerText::push(int32_t id) {
-  if (tokenizer_.is_added(id)) {
-    take(detokenizer_.finish(), TextKind::kPlain);
-    take(tokenizer_.token_bytes(id), TextKind::kSpecial);
-  } else {
-    take(detokenizer_.push(id), TextKind::kPlain);
-  }
-  return !stop_.found();
-}
-
-void AnswerText::take(std::string_view text, TextKind kind) {
-  if (text.empty()) return;
-  show(chat_ ? parser_.push(text, kind) : std::vector<Delta>{{Delta::Kind::kContent, std::string(text), -1}});
-}
-
-void AnswerText::show(const std::vector<Delta>& deltas) {
-  for (const Delta& delta : deltas) {
-    std::string text = delta.kind == Delta::Kind::kContent ? stop_.push(delta.text) : delta.text;
-    if (!text.empty()) show_(delta.kind, text);
-  }
-}
-
-void AnswerText::finish() {
-  take(detokenizer_.finish(), TextKind::kPlain);
-  if (chat_) show(parser_.finish(EndCause::kStop));
-  std::string rest = stop_.finish();
-  if (!rest.empty()) show_(Delta::Kind::kContent, rest);
-}
-
 Result<std::string> file_for_prompt(const std::string& path) {
   KVASIR_TRY(std::string text, read_text_file(path, kMaxPromptFileBytes));
   bool ends_line = !text.empty() && text.back() == '\n';

@@ -2,7 +2,6 @@
 // conversation to token ids and from sampled tokens to text on a terminal.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,10 +9,8 @@
 #include "cli/sampling_options.h"
 #include "cli/session.h"
 #include "engine/generator.h"
+#include "text/answer_text.h"
 #include "text/chat_template.h"
-#include "text/detokenizer.h"
-#include "text/output_parser.h"
-#include "text/stop_text.h"
 #include "text/tokenizer.h"
 
 namespace kvasir {
@@ -49,30 +46,6 @@ class TextSession {
 // Sampling and drafts as the engine wants them. `seed` replaces an unset one. Errors: a biased id outside the vocabulary.
 Result<GenerationOptions> generation_options(const SamplingOptions& sampling, int64_t max_tokens, TextSession& session, uint64_t seed);
 uint64_t fresh_seed();
-
-// Sampled tokens to text: whole characters, reasoning and content apart, nothing of the markup, nothing
-// from a stop string on.
-class AnswerText {
- public:
-  using Show = std::function<void(Delta::Kind kind, std::string_view text)>;
-  // `chat` false: everything is content, special tokens included. The tokenizer outlives this.
-  AnswerText(const Tokenizer& tokenizer, bool chat, bool in_reasoning, std::vector<std::string> stop, Show show);
-
-  // False: a stop string was reached.
-  bool push(int32_t id);
-  void finish();
-
- private:
-  void take(std::string_view text, TextKind kind);
-  void show(const std::vector<Delta>& deltas);
-
-  const Tokenizer& tokenizer_;
-  bool chat_;
-  Detokenizer detokenizer_;
-  OutputParser parser_;
-  StopText stop_;
-  Show show_;
-};
 
 // A file's text as it stands in a prompt, in the form that DeepSeek recommends for file uploads: its name, then
 // its contents between two marker lines. Errors: unreadable, too large.

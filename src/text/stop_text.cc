@@ -11,12 +11,14 @@ StopText::StopText(std::vector<std::string> strings) : strings_(std::move(string
 }
 
 std::string StopText::push(std::string_view text) {
-  if (found_) return {};
+  if (found()) return {};
   held_ += text;
   size_t first = std::string::npos;
-  for (const std::string& s : strings_) first = std::min(first, held_.find(s));
-  if (first != std::string::npos) {
-    found_ = true;
+  for (size_t i = 0; i < strings_.size(); ++i) {
+    size_t at = held_.find(strings_[i]);
+    if (at < first) first = at, found_ = i;
+  }
+  if (found()) {
     held_.resize(first);
     return std::exchange(held_, {});
   }

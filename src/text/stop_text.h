@@ -19,12 +19,16 @@ class StopText {
   std::string push(std::string_view text);
   // The end: what was held back, unless a string was found.
   std::string finish();
-  bool found() const { return found_; }
+  bool found() const { return found_ != kNone; }
+  // The string that was found, or null.
+  const std::string* found_string() const { return found() ? &strings_[found_] : nullptr; }
 
  private:
+  static constexpr size_t kNone = static_cast<size_t>(-1);
+
   std::vector<std::string> strings_;
   std::string held_;
-  bool found_ = false;
+  size_t found_ = kNone;  // index in strings_
 };
 
 }  // namespace kvasir
