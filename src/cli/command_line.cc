@@ -19,10 +19,13 @@
 #include "cli/error.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
+#include "cli/key.h"
 #include "cli/logits.h"
 #include "cli/memory.h"
 #include "cli/perplexity.h"
+#include "cli/serve.h"
 #include "cli/tokenize.h"
+#include "server/settings.h"
 
 namespace kvasir {
 namespace {
@@ -321,6 +324,34 @@ void declare(CLI::App& app, BenchOptions& o) {
   declare_compute(app, o.compute);
 }
 
+// The flags are the server's own table of settings; a value is tried at once, so that the error names its flag.
+void declare(CLI::App& app, ServeOptions& o) {
+  app.add_option("--config", o.config, "TOML file of settings; flags win over it")->type_name("FILE");
+  app.add_flag("--check-config", o.check_config, "Check settings and the files they name, print them all, and end");
+  for (const Setting& setting : setting_list()) {
+    std::string key = setting.key;
+    auto assign = [&o, key](const std::string& text) { o.settings.emplace_back(key, text); };
+    auto check = [&setting](std::string& text) {
+      Settings scratch;
+      auto status = setting.read(scratch, text);
+      return status ? std::string() : status.error().message;
+    };
+    app.add_option_function<std::string>(key == "model.dir" ? "-m,--model" : setting.flag, assign, setting.help)
+        ->check(CLI::Validator(check, ""))
+        ->type_name(setting.type)
+        ->default_str(setting.write(Settings()))
+        ->group(key.substr(0, key.find('.')));
+  }
+}
+
+void declare(CLI::App& app, KeyOptions& o) {
+  app.add_option("name", o.name, "Who it is for; shows in logs and metrics")->type_name("NAME")->required();
+  app.add_option("--file", o.file, "Key file to add its hash to; made if it is not there")->type_name("FILE")->required();
+  app.add_option("--max-streams", o.max_streams, "Requests it may run at once; 0: the server's limit")
+      ->transform(between<int64_t>(0, 1 << 20))
+      ->type_name("N");
+}
+
 // What one flag alone cannot tell.
 Status check(const ComputeOptions& o) {
   if (o.cpu_isa && o.backend != BackendChoice::kCpu)
@@ -347,6 +378,8 @@ Status check(const BenchOptions& o) { return check(o.compute); }
 Status check(const TokenizeOptions&) { return {}; }
 Status check(const InspectOptions&) { return {}; }
 Status check(const MemoryOptions&) { return {}; }
+Status check(const ServeOptions&) { return {}; }
+Status check(const KeyOptions&) { return {}; }
 
 }  // namespace
 
@@ -398,6 +431,12 @@ void CommandLine::add(std::function<int(const GenerateOptions&)> run) {
 }
 void CommandLine::add(std::function<int(const ChatOptions&)> run) {
   state_->add("chat", "Talk with a model", std::move(run));
+}
+void CommandLine::add(std::function<int(const ServeOptions&)> run) {
+  state_->add("serve", "Answer the OpenAI, DeepSeek and Anthropic APIs", std::move(run));
+}
+void CommandLine::add(std::function<int(const KeyOptions&)> run) {
+  state_->add("key", "Make an API key for serve", std::move(run));
 }
 void CommandLine::add(std::function<int(const LogitsOptions&)> run) {
   state_->add("logits", "Token ids in, logits out: compare kvasir with another engine", std::move(run));

@@ -16,6 +16,8 @@ namespace kvasir {
 
 struct GenerateOptions;
 struct ChatOptions;
+struct ServeOptions;
+struct KeyOptions;
 struct LogitsOptions;
 struct PerplexityOptions;
 struct TokenizeOptions;
@@ -31,6 +33,8 @@ class CommandLine {
   // `run` returns the process's exit code.
   void add(std::function<int(const GenerateOptions&)> run);
   void add(std::function<int(const ChatOptions&)> run);
+  void add(std::function<int(const ServeOptions&)> run);
+  void add(std::function<int(const KeyOptions&)> run);
   void add(std::function<int(const LogitsOptions&)> run);
   void add(std::function<int(const PerplexityOptions&)> run);
   void add(std::function<int(const TokenizeOptions&)> run);

@@ -5,15 +5,19 @@
 #include "cli/error.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
+#include "cli/key.h"
 #include "cli/logits.h"
 #include "cli/memory.h"
 #include "cli/perplexity.h"
+#include "cli/serve.h"
 #include "cli/tokenize.h"
 
 int main(int argc, char** argv) {
   kvasir::CommandLine line;
   line.add(kvasir::run_generate);
   line.add(kvasir::run_chat);
+  line.add(kvasir::run_serve);
+  line.add(kvasir::run_key);
   line.add(kvasir::run_logits);
   line.add(kvasir::run_perplexity);
   line.add(kvasir::run_tokenize);

@@ -1,0 +1,196 @@
+// Paths, API keys and the handlers that do not generate. See app.h; those that do are in completion.cc.
+#include "server/app.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "api/models.h"
+#include "api/session_json.h"
+#include "api/tokens.h"
+#include "server/call.h"
+
+namespace kvasir {
+namespace {
+
+// "/v1", "/beta" and "/anthropic" name the same paths as none (protocol 5, 8).
+std::string_view strip_base(std::string_view path) {
+  for (std::string_view base : {"/anthropic", "/beta", "/v1"}) {
+    if (path.starts_with(base) && (path.size() == base.size() || path[base.size()] == '/'))
+      path.remove_prefix(base.size());
+  }
+  return path.empty() ? std::string_view("/") : path;
+}
+
+Dialect dialect_of(std::string_view path) {
+  if (path.starts_with("/messages")) return Dialect::kMessages;
+  if (path.starts_with("/responses")) return Dialect::kResponses;
+  if (path.starts_with("/completions")) return Dialect::kCompletions;
+  return Dialect::kChat;
+}
+
+ApiOptions api_options(const Settings& s, TemplateRevision revision) {
+  ApiOptions o;
+  o.revision = revision;
+  o.limits.json_depth = static_cast<size_t>(s.max_json_depth);
+  o.limits.messages = static_cast<size_t>(s.max_messages);
+  o.limits.tools = static_cast<size_t>(s.max_tools);
+  o.limits.tool_bytes = static_cast<size_t>(s.max_schema_bytes);
+  o.limits.schema_bytes = static_cast<size_t>(s.max_schema_bytes);
+  o.other_parts = s.lenient_images ? OtherParts::kReplace : OtherParts::kReject;
+  o.require_reasoning = s.strict_reasoning;
+  o.refuse_forced_tools = s.strict_tool_choice;
+  o.sampling_in_thinking = s.thinking_sampling;
+  o.sort_tools = s.sort_tools;
+  return o;
+}
+
+constexpr size_t kSegmentCacheBytes = size_t{64} << 20;
+
+}  // namespace
+
+App::App(AppParts parts)
+    : parts_(std::move(parts)),
+      api_options_(api_options(parts_.settings, parts_.revision)),
+      segments_(kSegmentCacheBytes),
+      constraints_(parts_.tokenizer, parts_.end_token, parts_.vocab_size, parts_.log) {}
+
+App::~App() { text_thread_.join(); }
+
+Task<> App::handle(const HttpRequest& http, ResponseWriter& out) {
+  std::string_view path = strip_base(http.path);
+  Call call{http, out, "other", dialect_of(path)};
+  struct Route {
+    std::string_view method, path, endpoint;
+    Task<> (App::*handler)(Call&);
+    bool open = false;  // answered without a key
+  };
+  static constexpr Route kRoutes[] = {
+      {"POST", "/chat/completions", "chat", &App::complete},
+      {"POST", "/responses", "responses", &App::complete},
+      {"POST", "/messages", "messages", &App::complete},
+      {"POST", "/messages/count_tokens", "count_tokens", &App::count_tokens},
+      {"POST", "/completions", "completions", &App::complete},
+      {"POST", "/tokenize", "tokenize", &App::tokenize},
+      {"POST", "/detokenize", "detokenize", &App::detokenize},
+      {"GET", "/models", "models", &App::models},
+      {"GET", "/user/balance", "balance", &App::balance},
+      {"GET", "/metrics", "metrics", &App::show_metrics},
+      {"GET", "/health", "health", &App::health, true},
+      {"GET", "/", "root", &App::health, true},
+      {"", "/sessions", "sessions", &App::serve_sessions},
+  };
+  const Route* found = nullptr;
+  bool path_known = false;
+  for (const Route& route : kRoutes) {
+    bool below = (route.path == "/models" || route.path == "/sessions") && path.starts_with(route.path) &&
+                 path.size() > route.path.size() && path[route.path.size()] == '/';
+    if (path != route.path && !below) continue;
+    path_known = true;
+    bool head = http.method == "HEAD" && route.method == "GET";
+    if (!route.method.empty() && route.method != http.method && !head) continue;
+    if (below) call.argument = path.substr(route.path.size() + 1);
+    found = &route;
+    break;
+  }
+  if (!found) {
+    ApiError error = path_known ? ApiError{Fault::kMethod,
+                                           fmt::format("{} is not answered at {}", http.method, http.path), 0}
+                                : ApiError{Fault::kNotFound, fmt::format("no such path: {}", http.path), 0};
+    co_await send_error(call, error);
+  } else {
+    call.endpoint = found->endpoint;
+    if (found->open || authorised(call)) {
+      co_await (this->*found->handler)(call);
+    } else {
+      co_await send_error(call, ApiError{Fault::kUnauthorized, "the API key is missing or not known", 0});
+    }
+  }
+  parts_.metrics.request(call.endpoint, out.status(),
+                         std::chrono::duration<double>(Clock::now() - call.begin).count());
+}
+
+bool App::authorised(Call& call) const {
+  if (!parts_.keys) return true;
+  constexpr std::string_view kBearer = "bearer ";
+  std::string_view key;
+  if (const std::string* header = call.http.header("x-api-key")) key = *header;
+  if (const std::string* header = call.http.header("authorization");
+      header && header->size() > kBearer.size() &&
+      same_ignoring_case(std::string_view(*header).substr(0, kBearer.size()), kBearer)) {
+    key = std::string_view(*header).substr(kBearer.size());
+  }
+  call.key = parts_.keys->find(key);
+  return call.key != nullptr;
+}
+
+HttpResponse App::refusal(const HttpError& error) const {
+  Fault fault = Fault::kInvalid;
+  switch (error.status) {
+    case 403:
+    case 421:
+      fault = Fault::kForbidden;
+      break;
+    case 408:
+      fault = Fault::kTimeout;
+      break;
+    case 413:
+      fault = Fault::kTooLarge;
+      break;
+    case 500:
+      fault = Fault::kInternal;
+      break;
+    case 503:
+      fault = Fault::kOverloaded;
+      break;
+    default:
+      break;
+  }
+  std::string body =
+      error_body(ApiError{fault, error.message, 0}, dialect_of(strip_base(error.path)), error.request_id);
+  return {error.status, {{"Content-Type", "application/json"}}, std::move(body)};
+}
+
+Task<> App::send_json(Call& call, int status, std::string body) {
+  HttpResponse response{status, {{"Content-Type", "application/json"}}, std::move(body)};
+  co_await call.out.send(response);
+}
+
+Task<> App::send_error(Call& call, const ApiError& error) {
+  if (call.out.started()) co_return;
+  HttpResponse response{http_status(error, call.dialect),
+                        {{"Content-Type", "application/json"}},
+                        error_body(error, call.dialect, call.http.id)};
+  if (error.retry_after_s > 0)
+    response.headers.push_back({"Retry-After", std::to_string(error.retry_after_s)});
+  if (error.fault == Fault::kUnauthorized) response.headers.push_back({"WWW-Authenticate", "Bearer"});
+  parts_.log.info("refused", {{"id", call.http.id},
+                              {"endpoint", call.endpoint},
+                              {"status", response.status},
+                              {"why", error.message}});
+  co_await call.out.send(response);
+}
+
+Task<> App::health(Call& call) {
+  bool healthy = parts_.engine.metrics().healthy;
+  JsonWriter json;
+  json.begin_object()
+      .field("status", healthy ? "ok" : "failed")
+      .field("model", parts_.model_name)
+      .end_object();
+  co_await send_json(call, healthy ? 200 : 503, json.text());
+}
+
+Task<> App::show_metrics(Call& call) {
+  HttpResponse response{200,
+                        {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
+                        parts_.metrics.text(parts_.engine.metrics())};
+  co_await call.out.send(response);
+}
+
+Task<> App::balance(Call& call) {
+  co_await send_json(call, 200, R"({"is_available":true,"balance_infos":[]})");
+}
+
+}  // namespace kvasir

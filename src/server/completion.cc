@@ -1,0 +1,291 @@
+// The four paths that generate, and count_tokens: from a body to an answer, streamed or whole.
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <cstring>
+#include <random>
+#include <utility>
+
+#include "api/anthropic_messages.h"
+#include "api/openai_chat.h"
+#include "api/openai_completions.h"
+#include "api/openai_responses.h"
+#include "net/sse.h"
+#include "server/answer.h"
+#include "server/call.h"
+
+namespace kvasir {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Bodies up to this are read on the network thread: they cost less than a step of the engine.
+constexpr size_t kSmallBody = 64 << 10;
+constexpr auto kKeepAlive = 8s;  // STR-1 asks for 10 at most
+
+Result<ChatRequest> parse(Dialect dialect, std::string_view body, const ApiOptions& options) {
+  switch (dialect) {
+    case Dialect::kChat:
+      return parse_chat(body, options);
+    case Dialect::kResponses:
+      return parse_responses(body, options);
+    case Dialect::kMessages:
+      return parse_messages(body, options);
+    case Dialect::kCompletions:
+      return parse_completion(body, options);
+  }
+  return Error{ErrorCode::kInvalid, "no such dialect"};
+}
+
+uint64_t random_bits() {
+  thread_local std::mt19937_64 source{(uint64_t{std::random_device{}()} << 32) | std::random_device{}()};
+  return source();
+}
+
+std::string random_id() {
+  static constexpr std::string_view kLetters =
+      "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  std::string id;
+  for (int i = 0; i < 24; ++i) id += kLetters[random_bits() % kLetters.size()];
+  return id;
+}
+
+ResponseContext response_context() {
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  return {std::chrono::duration_cast<std::chrono::seconds>(now).count(), "fp_kvasir", random_id};
+}
+
+void append(const SseEvents& events, std::string& bytes) {
+  for (const SseEvent& event : events)
+    bytes += event.comment ? sse_comment(event.data) : sse_event(event.name, event.data);
+}
+
+std::string last_message(const ChatRequest& chat) {
+  if (chat.raw) return chat.raw->text;
+  return chat.conversation.messages.empty() ? std::string() : chat.conversation.messages.back().content;
+}
+
+}  // namespace
+
+App::Prepared App::prepare_now(const Call& call) {
+  Prepared p;
+  auto chat = parse(call.dialect, call.http.body, api_options_);
+  if (!chat) {
+    p.error = api_error(chat.error());
+    return p;
+  }
+  p.chat = *std::move(chat);
+  if (p.chat.session_id.empty()) {
+    for (const char* name : {"x-session-id", "x-claude-code-session-id"}) {
+      if (const std::string* id = call.http.header(name); id && p.chat.session_id.empty())
+        p.chat.session_id = *id;
+    }
+  }
+  PromptOptions options{call.cache_namespace(parts_.settings), &parts_.memory, &segments_};
+  auto prompt = build_prompt(p.chat, parts_.tokenizer, options);
+  if (!prompt) {
+    p.error = api_error(prompt.error());
+    return p;
+  }
+  p.prompt = *std::move(prompt);
+  Fit fit = fit_max_tokens(p.chat, static_cast<int64_t>(p.prompt.ids.size()), parts_.engine.max_context());
+  p.error = std::move(fit.error);
+  p.max_tokens = fit.max_tokens;
+  if (!p.error && parts_.settings.constrain) {
+    auto constraint = constraints_.make(p.chat, p.prompt.in_reasoning);
+    if (constraint) {
+      p.constraint = *std::move(constraint);
+    } else {
+      p.error = api_error(constraint.error());
+    }
+  }
+  return p;
+}
+
+Task<App::Prepared> App::prepare(const Call& call) {
+  if (call.http.body.size() <= kSmallBody) co_return prepare_now(call);
+  co_return co_await boost::asio::co_spawn(
+      text_thread_, [this, &call]() -> Task<Prepared> { co_return prepare_now(call); },
+      boost::asio::use_awaitable);
+}
+
+Request App::engine_request(const Call& call, Prepared& p) {
+  Request request;
+  request.id = call.http.id;
+  request.prompt = p.prompt.ids;
+  request.sampling = p.chat.sampling;
+  if (!p.chat.has_seed) request.sampling.seed = random_bits();
+  request.max_tokens = p.max_tokens;
+  request.stop_ids = {parts_.end_token};
+  request.priority = p.chat.priority;
+  request.resume_points = p.prompt.resume_points;
+  request.cache_namespace = call.cache_namespace(parts_.settings);
+  std::string scripted;
+  if (parts_.script && parts_.script->take(last_message(p.chat), p.chat.offers_tools(), scripted)) {
+    request.script = parts_.tokenizer.encode(scripted);
+    request.script.push_back(parts_.end_token);
+  } else {
+    request.constraint = std::move(p.constraint);
+  }
+  if (parts_.settings.max_request_seconds > 0) {
+    request.deadline = call.begin + std::chrono::duration_cast<Clock::duration>(
+                                        std::chrono::duration<double>(parts_.settings.max_request_seconds));
+  }
+  return request;
+}
+
+Task<> App::complete(Call& call) {
+  Prepared p = co_await prepare(call);
+  if (p.error) co_return co_await send_error(call, *p.error);
+  StreamSlot slot =
+      StreamSlot::take(call.key, call.key && call.key->max_streams > 0 ? call.key->max_streams
+                                                                       : parts_.settings.max_streams_per_key);
+  if (!slot) {
+    co_return co_await send_error(
+        call, ApiError{Fault::kRateLimit, "this API key has as many running requests as it may have", 1});
+  }
+  auto stream = parts_.engine.submit(engine_request(call, p));
+  if (!stream) {
+    bool busy = stream.error().code == ErrorCode::kBusy;
+    co_return co_await send_error(call, busy ? overloaded_error(2) : api_error(stream.error()));
+  }
+  (*stream)->set_notify([signal = call.out.signal()] { signal.notify(); });
+  if (p.chat.stream) {
+    co_await stream_answer(call, p, **stream);
+  } else {
+    co_await whole_answer(call, p, **stream);
+  }
+}
+
+Task<> App::stream_answer(Call& call, Prepared& p, TokenStream& stream) {
+  auto formatter = make_formatter(p.chat, response_context());
+  AnswerInProgress answer(p.chat, parts_.tokenizer, p.prompt.in_reasoning,
+                          static_cast<int64_t>(p.prompt.ids.size()), *formatter);
+  SseWriter sse(call.out);
+  if (!co_await sse.begin() || !co_await sse.comment("kvasir")) stream.cancel();
+  bool first = true;
+  while (!answer.ended()) {
+    SseEvents events;
+    StreamEvent event;
+    while (!answer.ended() && stream.try_next(event)) {
+      if (event.kind == StreamEvent::Kind::kToken && std::exchange(first, false)) {
+        parts_.metrics.first_token(std::chrono::duration<double>(Clock::now() - call.begin).count());
+      }
+      answer.push(event, events);
+      if (answer.needs_no_more()) stream.cancel();
+    }
+    if (answer.failure()) formatter->fail(*answer.failure(), events);
+    std::string bytes;
+    append(events, bytes);
+    if (!bytes.empty() && !co_await call.out.write(bytes)) stream.cancel();
+    if (answer.ended()) break;
+    if (!co_await call.out.signal().wait(kKeepAlive) && call.out.connected()) {
+      SseEvents idle;
+      formatter->keep_alive(idle);
+      bytes.clear();
+      append(idle, bytes);
+      if (!co_await call.out.write(bytes)) stream.cancel();
+    }
+    if (!call.out.connected()) stream.cancel();
+  }
+  settle(call, p, answer, *formatter);
+  if (call.out.connected()) co_await sse.finish();
+}
+
+Task<> App::whole_answer(Call& call, Prepared& p, TokenStream& stream) {
+  auto formatter = make_formatter(p.chat, response_context());
+  AnswerInProgress answer(p.chat, parts_.tokenizer, p.prompt.in_reasoning,
+                          static_cast<int64_t>(p.prompt.ids.size()), *formatter);
+  bool first = true;
+  while (!answer.ended()) {
+    SseEvents nothing;
+    StreamEvent event;
+    while (!answer.ended() && stream.try_next(event)) {
+      if (event.kind == StreamEvent::Kind::kToken && std::exchange(first, false)) {
+        parts_.metrics.first_token(std::chrono::duration<double>(Clock::now() - call.begin).count());
+      }
+      answer.push(event, nothing);
+      if (answer.needs_no_more()) stream.cancel();
+    }
+    if (answer.ended()) break;
+    // A client that waits long sees blank lines before the body (protocol 5.3); until then the status stays
+    // open.
+    if (!co_await call.out.signal().wait(kKeepAlive) && call.out.connected()) {
+      if (!call.out.started() && !co_await call.out.begin(200, {{"Content-Type", "application/json"}}))
+        stream.cancel();
+      if (!co_await call.out.write("\n")) stream.cancel();
+    }
+    if (!call.out.connected()) stream.cancel();
+  }
+  settle(call, p, answer, *formatter);
+  if (!call.out.connected()) co_return;
+  std::string body =
+      answer.failure() ? error_body(*answer.failure(), call.dialect, call.http.id) : formatter->whole();
+  if (call.out.started()) {
+    if (co_await call.out.write(body)) co_await call.out.finish();
+  } else if (answer.failure()) {
+    co_await send_error(call, *answer.failure());
+  } else {
+    co_await send_json(call, 200, std::move(body));
+  }
+}
+
+void App::settle(Call& call, Prepared& p, const AnswerInProgress& answer,
+                 const ResponseFormatter& formatter) {
+  const Usage& usage = answer.usage();
+  uint64_t cache_namespace = call.cache_namespace(parts_.settings);
+  bool gone = !call.out.connected();
+  std::string_view ending = gone ? "aborted" : answer.ending_name();
+  if (gone) parts_.metrics.aborted();
+  parts_.metrics.usage(usage.prompt_tokens, usage.cache.hit_tokens, usage.completion_tokens,
+                       usage.reasoning_tokens);
+
+  if (!p.chat.raw && !gone && (ending == "stop" || ending == "tool_calls")) {
+    SampledTurn turn;
+    turn.tokens = answer.sampled();
+    turn.in_reasoning = p.prompt.in_reasoning;
+    turn.reasoning = formatter.answer().reasoning;
+    turn.content = formatter.answer().content;
+    for (const AnswerCall& made : formatter.answer().calls) {
+      turn.calls.push_back({made.id, made.prompt_name, JsonValue(made.arguments)});
+    }
+    parts_.memory.remember(cache_namespace, turn);
+  }
+  parts_.sessions.touch(cache_namespace, p.chat.session_id, p.prompt.resume_points, std::move(p.prompt.ids),
+                        answer.sampled());
+
+  auto tier = usage.cache.tier == CacheTier::kMemory ? "memory"
+              : usage.cache.tier == CacheTier::kDisk ? "disk"
+                                                     : "none";
+  double seconds = std::chrono::duration<double>(Clock::now() - call.begin).count();
+  parts_.log.info("completion", {{"id", call.http.id},
+                                 {"endpoint", call.endpoint},
+                                 {"model", p.chat.model},
+                                 {"key", call.key ? call.key->name : std::string("-")},
+                                 {"prompt_tokens", usage.prompt_tokens},
+                                 {"hit_tokens", usage.cache.hit_tokens},
+                                 {"miss_tokens", usage.miss_tokens()},
+                                 {"replayed_tokens", usage.cache.replayed_tokens},
+                                 {"tier", tier},
+                                 {"restore_ms", usage.cache.restore_ms},
+                                 {"output_tokens", usage.completion_tokens},
+                                 {"reasoning_tokens", usage.reasoning_tokens},
+                                 {"tools", static_cast<int64_t>(p.chat.conversation.tools.size())},
+                                 {"ending", ending},
+                                 {"seconds", seconds}});
+  if (parts_.log.prompts()) {
+    parts_.log.info("text", {{"id", call.http.id},
+                             {"body", call.http.body},
+                             {"answer", parts_.tokenizer.decode(answer.sampled())}});
+  }
+}
+
+Task<> App::count_tokens(Call& call) {
+  Prepared p = co_await prepare(call);
+  if (p.error && p.error->fault != Fault::kContextLength) co_return co_await send_error(call, *p.error);
+  JsonWriter json;
+  json.begin_object().field("input_tokens", p.prompt.ids.size()).end_object();
+  co_await send_json(call, 200, json.text());
+}
+
+}  // namespace kvasir
