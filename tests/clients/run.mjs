@@ -1,4 +1,4 @@
-// Runs real clients against `kvasir serve` on loopback: node run.mjs BINARY [NAME...] [--ci]
+// Runs real clients against `kvasir serve` on loopback: node run.mjs BINARY --ci|--all [NAME...]
 //
 // Each client gets a scratch home, a clean environment and a server of its own whose answers are scripted: a thought
 // and a shell call, twice, then a final text; then a second turn. Checked: both commands ran, both texts arrived, and
@@ -111,8 +111,8 @@ async function test_library(binary, library) {
 }
 
 const args = process.argv.slice(2);
-const ci = args.includes("--ci");
-const [binary, ...names] = args.filter((a) => a !== "--ci");
+const [binary, which, ...names] = args;
+const ci = which === "--ci";
 let failed = 0, passed = 0;
 for (const entry of [...libraries, ...clients]) {
   if (names.length ? !names.includes(entry.name) : ci && !entry.ci) continue;

@@ -1,0 +1,278 @@
+// The running server, over its socket: every dialect, usage, errors, hang-ups, keys and restarts.
+#include <atomic>
+#include <thread>
+
+#include "http/serve_fixture.h"
+#include "server/api_keys.h"
+
+namespace kvasir {
+namespace {
+
+TEST_F(ServeTest, AnswersTheSmallPaths) {
+  start(settings());
+  EXPECT_EQ(ask("GET", "/health").json["status"], "ok");
+  EXPECT_EQ(ask("HEAD", "/").status, 200);
+  Reply models = ask("GET", "/v1/models");
+  ASSERT_EQ(models.status, 200);
+  EXPECT_EQ(models.json["data"][0]["id"], "nano");
+  EXPECT_EQ(ask("GET", "/models/nano").status, 200);
+  Reply metrics = ask("GET", "/metrics");
+  EXPECT_NE(metrics.text.find("kvasir_healthy 1"), std::string::npos) << metrics.text;
+  EXPECT_EQ(ask("GET", "/v1/nothing").status, 404);
+  EXPECT_EQ(ask("GET", "/v1/chat/completions").status, 405);
+  EXPECT_EQ(ask("OPTIONS", "/v1/chat/completions").status, 405);
+}
+
+TEST_F(ServeTest, TokenizeAndDetokenizeAreInverse) {
+  start(settings());
+  Reply ids = post("/tokenize", {{"text", "Hello, world!\n  int x;"}});
+  ASSERT_EQ(ids.status, 200) << ids.text;
+  Reply text = post("/detokenize", {{"tokens", ids.json["tokens"]}});
+  EXPECT_EQ(text.json["text"], "Hello, world!\n  int x;") << text.text;
+}
+
+TEST_F(ServeTest, AStreamJoinsToTheWholeAnswer) {
+  start(settings());
+  Json request = chat("What does this file do?\n" + filler(300), 24);
+  Reply whole = post("/v1/chat/completions", request);
+  ASSERT_EQ(whole.status, 200) << whole.text;
+  std::string content = whole.json["choices"][0]["message"]["content"];
+  EXPECT_FALSE(content.empty());
+  request["stream"] = true;
+  Reply stream = post("/chat/completions", request);
+  std::string joined;
+  Json last;
+  for (const Json& event : stream.events()) {
+    joined += event["choices"][0]["delta"].value("content", Json("")).is_string() ? event["choices"][0]["delta"].value("content", "") : "";
+    last = event;
+  }
+  EXPECT_EQ(joined, content);
+  EXPECT_EQ(last["usage"]["prompt_tokens"], whole.json["usage"]["prompt_tokens"]);
+  EXPECT_EQ(last["usage"]["completion_tokens"], whole.json["usage"]["completion_tokens"]);
+  EXPECT_NE(stream.text.find("data: [DONE]"), std::string::npos);
+}
+
+// CACHE-1, CACHE-2, CACHE-7.
+TEST_F(ServeTest, ARepeatedRequestHitsAllFullPagesAndSaysTheSame) {
+  start(settings());
+  Json request = chat(filler(1500));
+  Reply cold = post("/v1/chat/completions", request), warm = post("/v1/chat/completions", request);
+  ASSERT_EQ(warm.status, 200) << warm.text;
+  Json usage = warm.json["usage"];
+  int n = usage["prompt_tokens"], hit = usage["prompt_cache_hit_tokens"], miss = usage["prompt_cache_miss_tokens"];
+  EXPECT_EQ(cold.json["usage"]["prompt_cache_hit_tokens"], 0);
+  EXPECT_EQ(hit + miss, n);
+  EXPECT_GE(hit, (n - 1) / 128 * 128);
+  EXPECT_LT(hit, n);
+  EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], hit);
+  EXPECT_EQ(usage["kvasir"]["tier"], "memory");
+  EXPECT_EQ(warm.json["choices"][0]["message"]["content"], cold.json["choices"][0]["message"]["content"]);
+}
+
+TEST_F(ServeTest, ThreeDialectsBuildTheSamePrompt) {
+  start(settings());
+  std::string text = filler(400);
+  Reply first = post("/v1/chat/completions", chat(text, 4));
+  Reply messages = post("/v1/messages", {{"model", "nano"}, {"max_tokens", 4}, {"thinking", {{"type", "disabled"}}}, {"temperature", 0},
+                                         {"messages", {{{"role", "user"}, {"content", text}}}}});
+  Reply responses = post("/v1/responses", {{"model", "nano"}, {"max_output_tokens", 4}, {"reasoning", {{"effort", "none"}}}, {"temperature", 0}, {"input", text}});
+  ASSERT_EQ(messages.status, 200) << messages.text;
+  ASSERT_EQ(responses.status, 200) << responses.text;
+  int n = first.json["usage"]["prompt_tokens"];
+  Json u = messages.json["usage"];
+  EXPECT_EQ(u["input_tokens"].get<int>() + u["cache_read_input_tokens"].get<int>() + u.value("cache_creation_input_tokens", 0), n);
+  EXPECT_GT(u["cache_read_input_tokens"].get<int>(), 0);
+  EXPECT_EQ(responses.json["usage"]["input_tokens"], n);
+  EXPECT_GT(responses.json["usage"]["input_tokens_details"]["cached_tokens"].get<int>(), 0);
+  Reply count = post("/v1/messages/count_tokens", {{"model", "nano"}, {"thinking", {{"type", "disabled"}}}, {"messages", {{{"role", "user"}, {"content", text}}}}});
+  EXPECT_EQ(count.json["input_tokens"], n) << count.text;
+}
+
+TEST_F(ServeTest, RawCompletionsContinueAPrompt) {
+  start(settings());
+  Reply reply = post("/v1/completions", {{"model", "nano"}, {"prompt", "#include <"}, {"max_tokens", 8}, {"temperature", 0}});
+  ASSERT_EQ(reply.status, 200) << reply.text;
+  EXPECT_TRUE(reply.json["choices"][0]["text"].is_string());
+  Reply fim = post("/beta/completions", {{"model", "nano"}, {"prompt", "int f() {"}, {"suffix", "}"}, {"max_tokens", 4}});
+  EXPECT_TRUE(fim.status == 200 || fim.json.contains("error")) << fim.text;
+}
+
+TEST_F(ServeTest, ASeededRequestRepeats) {
+  start(settings());
+  Json request = chat("Write.", 24);
+  request["temperature"] = 1.0;
+  request["seed"] = 7;
+  EXPECT_EQ(post("/v1/chat/completions", request).json["choices"][0]["message"]["content"],
+            post("/v1/chat/completions", request).json["choices"][0]["message"]["content"]);
+}
+
+// ERR-1, in the words that clients parse.
+TEST_F(ServeTest, AnOverlongPromptIsRefusedBeforePrefillInEachDialect) {
+  Settings s = settings();
+  s.max_context = 512;
+  start(s);
+  std::string text = filler(2000);
+  Reply openai = post("/v1/chat/completions", chat(text));
+  EXPECT_EQ(openai.status, 400);
+  EXPECT_EQ(openai.json["error"]["code"], "context_length_exceeded");
+  EXPECT_NE(openai.text.find("maximum context length is 512 tokens"), std::string::npos) << openai.text;
+  Reply anthropic = post("/v1/messages", {{"model", "nano"}, {"max_tokens", 4}, {"messages", {{{"role", "user"}, {"content", text}}}}});
+  EXPECT_EQ(anthropic.status, 400);
+  EXPECT_NE(anthropic.text.find("prompt is too long: "), std::string::npos) << anthropic.text;
+  EXPECT_EQ(anthropic.json["type"], "error");
+  Reply fits = post("/v1/chat/completions", chat("Hello", 100000));
+  EXPECT_EQ(fits.status, 200) << "max_tokens beyond the context is clamped: " << fits.text;
+}
+
+TEST_F(ServeTest, WrongBodiesAreRefusedAndSayWhy) {
+  start(settings());
+  Reply broken = ask("POST", "/v1/chat/completions", "{\"messages\": [}");
+  EXPECT_EQ(broken.status, 400);
+  EXPECT_NE(broken.text.find("byte"), std::string::npos) << broken.text;
+  EXPECT_EQ(ask("POST", "/v1/messages", "[]").json["type"], "error");
+  Json wrong = chat("x");
+  wrong["messages"] = "x";
+  EXPECT_NE(post("/v1/chat/completions", wrong).text.find("messages"), std::string::npos);
+  EXPECT_EQ(ask("POST", "/v1/chat/completions", std::string(300, '[') + std::string(300, ']')).status, 400);
+}
+
+TEST_F(ServeTest, AClientThatHangsUpEndsItsSequence) {
+  start(settings());
+  Json request = chat(filler(200), 100000);
+  request["stream"] = true;
+  request["logit_bias"] = {{"6106", -100}};  // the end token: it would go on for long
+  {
+    TestClient client(server_->port());
+    std::string body = request.dump();
+    client.send(head("POST", "/v1/chat/completions", body.size()) + body);
+    ASSERT_TRUE(client.read_until("data: "));
+    EXPECT_EQ(metric("kvasir_engine_sequences{state=\"running\"}"), 1);
+  }
+  for (int i = 0; i < 200 && metric("kvasir_engine_sequences{state=\"running\"}") != 0; ++i) std::this_thread::sleep_for(10ms);
+  EXPECT_EQ(metric("kvasir_engine_sequences{state=\"running\"}"), 0);
+  EXPECT_EQ(metric("kvasir_engine_requests_total{outcome=\"cancelled\"}"), 1);
+}
+
+// STR-1.
+TEST_F(ServeTest, TheHeadAndACommentComeBeforePrefillEnds) {
+  start(settings());
+  Json request = chat(filler(30000), 4);
+  request["stream"] = true;
+  TestClient client(server_->port());
+  std::string body = request.dump();
+  client.send(head("POST", "/v1/chat/completions", body.size()) + body);
+  ASSERT_TRUE(client.read_until(": "));
+  EXPECT_EQ(metric("kvasir_engine_tokens_total{kind=\"generated\"}"), 0);
+  EXPECT_TRUE(client.read_until("[DONE]", 120s));
+}
+
+TEST_F(ServeTest, KeysAreAskedForAndTheirLimitsHold) {
+  Settings s = settings();
+  s.key_file = dir_.file("keys.toml");
+  auto key = make_key();
+  ASSERT_TRUE(key);
+  ASSERT_TRUE(append_key(s.key_file, "one", hash_key(*key), 1));
+  start(s);
+  EXPECT_EQ(ask("GET", "/health").status, 200);
+  EXPECT_EQ(ask("GET", "/v1/models").status, 401);
+  EXPECT_EQ(ask("GET", "/v1/models", "", "Authorization: Bearer nope\r\n").status, 401);
+  EXPECT_EQ(post("/v1/messages", {}, "x-api-key: nope\r\n").json["error"]["type"], "authentication_error");
+  std::string mine = "Authorization: Bearer " + *key + "\r\n";
+  EXPECT_EQ(ask("GET", "/v1/models", "", mine).status, 200);
+  EXPECT_EQ(ask("GET", "/v1/models", "", "x-api-key: " + *key + "\r\n").status, 200);
+
+  Json request = chat(filler(200), 100000);
+  request["stream"] = true;
+  request["logit_bias"] = {{"6106", -100}};
+  TestClient running(server_->port());
+  std::string body = request.dump();
+  running.send(head("POST", "/v1/chat/completions", body.size(), mine) + body);
+  ASSERT_TRUE(running.read_until("data: "));
+  Reply second = post("/v1/chat/completions", chat("x"), mine);
+  EXPECT_EQ(second.status, 429) << second.text;
+}
+
+TEST_F(ServeTest, ThePrefixCacheSurvivesARestart) {
+  Json request = chat(filler(3000), 8);
+  start(settings());
+  Reply cold = post("/v1/chat/completions", request);
+  ASSERT_EQ(cold.status, 200) << cold.text;
+  stop();
+  start(settings());
+  Reply warm = post("/v1/chat/completions", request);
+  ASSERT_EQ(warm.status, 200) << warm.text;
+  int n = warm.json["usage"]["prompt_tokens"], hit = warm.json["usage"]["prompt_cache_hit_tokens"];
+  EXPECT_GE(hit, (n - 1) / 128 * 128);
+  EXPECT_EQ(warm.json["usage"]["kvasir"]["tier"], "disk");
+  EXPECT_EQ(warm.json["choices"][0]["message"]["content"], cold.json["choices"][0]["message"]["content"]);
+}
+
+TEST_F(ServeTest, ASecondServerOnTheSameCacheFolderIsRefused) {
+  start(settings());
+  auto second = Server::start(settings(), nullptr);
+  ASSERT_FALSE(second);
+  EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos) << second.error().message;
+}
+
+TEST_F(ServeTest, SessionsAreListedForkedSavedAndForgotten) {
+  start(settings());
+  Json request = chat(filler(1000), 4);
+  request["session_id"] = "work";
+  ASSERT_EQ(post("/v1/chat/completions", request).status, 200);
+  Reply list = ask("GET", "/v1/sessions");
+  ASSERT_EQ(list.status, 200) << list.text;
+  ASSERT_EQ(list.json["data"].size(), 1u) << list.text;
+  EXPECT_EQ(list.json["data"][0]["id"], "work");
+  Reply fork = post("/v1/sessions/work/fork", {{"tokens", 256}});
+  ASSERT_EQ(fork.status, 200) << fork.text;
+  EXPECT_EQ(fork.json["tokens"], 256);
+  EXPECT_EQ(post("/v1/sessions/work/save", Json::object()).status, 200);
+  stop();
+  start(settings());
+  list = ask("GET", "/v1/sessions");
+  ASSERT_EQ(list.json["data"].size(), 1u) << "only the saved one returns: " << list.text;
+  EXPECT_EQ(list.json["data"][0]["id"], "work");
+  EXPECT_EQ(ask("DELETE", "/v1/sessions/work").status, 200);
+  EXPECT_EQ(ask("DELETE", "/v1/sessions/work").status, 404);
+  Reply again = post("/v1/chat/completions", request);
+  EXPECT_EQ(again.json["usage"]["prompt_cache_hit_tokens"], 0) << again.text;
+}
+
+TEST_F(ServeTest, ManyStreamsAtOnceAllEnd) {
+  start(settings());
+  std::atomic<int> good{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 24; ++i) {
+    threads.emplace_back([&, i] {
+      Json request = chat(fmt::format("Say {}.\n{}", i, filler(100 + i * 20)), 20);
+      request["stream"] = i % 2 == 0;
+      Reply reply = post("/v1/chat/completions", request);
+      if (reply.status == 200 && (i % 2 == 1 || reply.text.find("[DONE]") != std::string::npos)) ++good;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(good, 24);
+}
+
+TEST_F(ServeTest, DeterministicAnswersDoNotDependOnTheMix) {
+  Settings s = settings();
+  s.deterministic = true;
+  start(s);
+  auto request = [](int i) {
+    Json r = chat(fmt::format("Item {}.\n{}", i, filler(60 * (i + 1))), 24);
+    r["temperature"] = 0.9;
+    r["seed"] = i;
+    return r;
+  };
+  std::vector<std::string> alone(6), mixed(6);
+  for (int i = 0; i < 6; ++i) alone[i] = post("/v1/chat/completions", request(i)).json["choices"][0]["message"]["content"];
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 6; ++i) {
+    threads.emplace_back([&, i] { mixed[i] = post("/v1/chat/completions", request(i)).json["choices"][0]["message"]["content"]; });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(alone, mixed);
+}
+
+}  // namespace
+}  // namespace kvasir
