@@ -155,14 +155,17 @@ void PrefixCache::publish(PrefixKey key, int64_t first, std::span<const PageId> 
   int64_t end = first + std::ssize(pages);
   KVASIR_CHECK(first >= 0 && end * page_tokens <= std::ssize(key.tokens), "pages {} to {} of {} tokens", first, end, key.tokens.size());
   auto path = impl_->tree.make({key.cache_namespace, key.tokens.first(end * page_tokens)});
+  int64_t fresh = 0;
   for (int64_t i = first; i < std::min(end, std::ssize(path.spans)); ++i) {
     Span& span = *path.spans[i];
     if (span.page) continue;
     impl_->pool.retain(pages[i - first]);
     span.page = pages[i - first];
-    impl_->page_order.advance(1);
-    impl_->use(span);
+    ++fresh;
   }
+  impl_->page_order.advance(fresh);
+  // Of one age, so that leaves go before parents; write_behind does the same for the whole prefix.
+  for (int64_t i = first; i < std::min(end, std::ssize(path.spans)); ++i) impl_->use(*path.spans[i]);
   impl_->tree.prune(path.last());
 }
 

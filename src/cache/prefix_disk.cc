@@ -234,10 +234,10 @@ bool PrefixCache::Impl::spill(Span& span) {
 
 void PrefixCache::write_behind(PrefixKey key) {
   Impl& c = *impl_;
-  if (c.disk == nullptr) return;
   c.collect();
   auto path = c.tree.walk(key);
-  if (path.spans.size() < 2) return;
+  for (Span* span : path.spans) c.use(*span);
+  if (c.disk == nullptr || path.spans.size() < 2) return;
   if (!c.write_spans(path.spans)) return;
   for (SnapshotEntry* entry : c.snapshots_on(path, key)) {
     bool wanted = entry->state && !entry->record && !entry->writing && entry->use != SnapshotUse::kPreempted;
