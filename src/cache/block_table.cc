@@ -14,10 +14,14 @@ Status BlockTable::grow(int64_t pages) {
   KVASIR_TRY_STATUS(pool_->reserve(pages - size()));
   while (size() < pages) {
     KVASIR_TRY(PageId page, pool_->allocate());
-    ids_.push_back(page);
-    addresses_.push_back(pool_->address(page));
+    adopt(page);
   }
   return {};
+}
+
+void BlockTable::adopt(PageId page) {
+  ids_.push_back(page);
+  addresses_.push_back(pool_->address(page));
 }
 
 void BlockTable::truncate(int64_t pages) {

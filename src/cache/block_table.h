@@ -1,8 +1,10 @@
 // BlockTable: the pages of one sequence, oldest first, and their addresses as ops want them.
 //
-// Owns its pages: they go back to the pool when the table is cleared or dies. The pool outlives it.
+// Holds one reference to each of its pages and lets go of it when the table shrinks or dies. The first pages may be
+// shared with other tables and the prefix cache (adopted); those are only read. The pool outlives it.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "cache/page_pool.h"
@@ -16,14 +18,17 @@ class BlockTable {
   BlockTable(BlockTable&& other) noexcept;
   BlockTable& operator=(BlockTable&&) = delete;
 
-  // Grows to `pages` pages; on error the table is as before.
+  // Grows to `pages` pages with pages of its own; on error the table is as before.
   Status grow(int64_t pages);
-  // Shrinks to `pages` pages; the rest return to the pool.
+  // Appends a page of which the caller hands over one reference.
+  void adopt(PageId page);
+  // Shrinks to `pages` pages; its references to the rest return to the pool.
   void truncate(int64_t pages);
   // Room in the table itself for `pages`, so that growing later allocates nothing.
   void reserve(int64_t pages);
 
   int64_t size() const { return static_cast<int64_t>(ids_.size()); }
+  std::span<const PageId> ids() const { return ids_; }
   std::byte* const* addresses() const { return addresses_.data(); }
 
  private:

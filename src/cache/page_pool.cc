@@ -1,4 +1,4 @@
-// Slabs and the stack of free pages; see page_pool.h.
+// Slabs, counts and the stack of free pages; see page_pool.h.
 #include "cache/page_pool.h"
 
 #include <fmt/core.h>
@@ -10,14 +10,15 @@ PagePool::PagePool(int64_t page_bytes, int64_t max_pages) : page_bytes_(page_byt
 }
 
 Status PagePool::reserve(int64_t pages) {
+  if (pages > available_pages()) {
+    return Error{ErrorCode::kBusy, fmt::format("{} KV pages of {} bytes are asked for, {} of at most {} are in use", pages, page_bytes_,
+                                               allocated_pages(), max_pages_)};
+  }
   while (static_cast<int64_t>(free_.size()) < pages) {
-    if (allocated_pages() + pages > max_pages_) {
-      return Error{ErrorCode::kBusy, fmt::format("{} KV pages of {} bytes are asked for, {} of at most {} are in use", pages, page_bytes_,
-                                                 allocated_pages(), max_pages_)};
-    }
     KVASIR_TRY(Buffer slab, Buffer::make(kSlabPages * page_bytes_, "KV pages"));
     int64_t first = total_pages();
     slabs_.push_back(std::move(slab));
+    references_.resize(total_pages(), 0);
     for (int64_t i = kSlabPages - 1; i >= 0; --i) free_.push_back(PageId(static_cast<uint32_t>(first + i)));
   }
   return {};
@@ -27,18 +28,47 @@ Result<PageId> PagePool::allocate() {
   KVASIR_TRY_STATUS(reserve(1));
   PageId page = free_.back();
   free_.pop_back();
+  references_[static_cast<size_t>(page)] = 1;
   return page;
 }
 
+void PagePool::retain(PageId page) {
+  KVASIR_CHECK(references(page) > 0, "page {} is free", static_cast<uint32_t>(page));
+  ++references_[static_cast<size_t>(page)];
+}
+
 void PagePool::release(PageId page) {
-  KVASIR_CHECK(static_cast<int64_t>(page) < total_pages(), "page {} of {}", static_cast<uint32_t>(page), total_pages());
-  free_.push_back(page);
+  KVASIR_CHECK(references(page) > 0, "page {} is free", static_cast<uint32_t>(page));
+  if (--references_[static_cast<size_t>(page)] == 0) free_.push_back(page);
+}
+
+int PagePool::references(PageId page) const {
+  auto id = static_cast<int64_t>(page);
+  KVASIR_CHECK(id < total_pages(), "page {} of {}", id, total_pages());
+  return references_[id];
 }
 
 std::byte* PagePool::address(PageId page) const {
   auto id = static_cast<int64_t>(page);
   KVASIR_DCHECK(id < total_pages(), "page {} of {}", id, total_pages());
   return slabs_[id / kSlabPages].data() + id % kSlabPages * page_bytes_;
+}
+
+void PagePool::audit() const {
+  KVASIR_CHECK(static_cast<int64_t>(references_.size()) == total_pages(), "{} counts for {} pages", references_.size(), total_pages());
+  int64_t unreferenced = 0;
+  for (int count : references_) {
+    KVASIR_CHECK(count >= 0, "a page with {} references", count);
+    unreferenced += count == 0 ? 1 : 0;
+  }
+  KVASIR_CHECK(unreferenced == static_cast<int64_t>(free_.size()), "{} pages without references, {} free", unreferenced, free_.size());
+  std::vector<bool> seen(references_.size());
+  for (PageId page : free_) {
+    auto id = static_cast<size_t>(page);
+    KVASIR_CHECK(references_[id] == 0 && !seen[id], "page {} is free with {} references, or free twice", id, references_[id]);
+    seen[id] = true;
+  }
+  KVASIR_CHECK(allocated_pages() <= max_pages_, "{} pages of at most {}", allocated_pages(), max_pages_);
 }
 
 }  // namespace kvasir

@@ -1,9 +1,10 @@
-// PagePool: memory for KV pages of one fixed size, on the host.
+// PagePool: memory for KV pages of one fixed size, on the host, counted by reference.
 //
 // Grows by slabs of kSlabPages pages and never moves one, so a page's address is good for as long as it is
-// allocated. Slabs are anonymous memory: a page costs nothing until it is written. A page is opaque bytes.
+// allocated. Slabs are anonymous memory: a page costs nothing until it is written. A page is opaque bytes. Sequences
+// and the prefix cache share pages: each holds references, and the last one to let go frees the page.
 //
-// Invariant: allocated + free == pages in all slabs.
+// Invariant: allocated + free == pages in all slabs; a page has references exactly while it is allocated (audit()).
 // Threading: unsynchronised; owned by whoever runs the sequences.
 #pragma once
 
@@ -20,27 +21,37 @@ class PagePool {
  public:
   static constexpr int64_t kSlabPages = 64;
 
-  // At most `max_pages` pages are ever held.
+  // At most `max_pages` pages are allocated at once.
   PagePool(int64_t page_bytes, int64_t max_pages);
 
   // Makes sure that `pages` can be allocated without asking the system. kBusy: the limit or memory is reached.
   Status reserve(int64_t pages);
-  // kBusy when none is left. The page's bytes are whatever its last user left.
+  // With one reference, the caller's. kBusy when none is left. The page's bytes are whatever its last user left.
   Result<PageId> allocate();
+  // One more reference to an allocated page.
+  void retain(PageId page);
+  // One less; the last one frees the page.
   void release(PageId page);
+  int references(PageId page) const;
   std::byte* address(PageId page) const;
 
   int64_t page_bytes() const { return page_bytes_; }
+  int64_t max_pages() const { return max_pages_; }
   int64_t allocated_pages() const { return total_pages() - static_cast<int64_t>(free_.size()); }
+  // How many more the limit allows.
+  int64_t available_pages() const { return max_pages_ - allocated_pages(); }
   int64_t total_pages() const { return static_cast<int64_t>(slabs_.size()) * kSlabPages; }
   // What the slabs take from the system, used or not.
   int64_t held_bytes() const { return total_pages() * page_bytes_; }
+
+  void audit() const;  // aborts on a broken invariant
 
  private:
   int64_t page_bytes_;
   int64_t max_pages_;
   std::vector<Buffer> slabs_;
-  std::vector<PageId> free_;  // a stack; lowest page on top after a slab is added
+  std::vector<int> references_;  // by page; 0: free
+  std::vector<PageId> free_;     // a stack; lowest page on top after a slab is added
 };
 
 }  // namespace kvasir

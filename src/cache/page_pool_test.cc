@@ -39,6 +39,55 @@ TEST(PagePool, SaysWhatIsInUseWhenFull) {
   EXPECT_NE(page.error().message.find("64 of at most 64 are in use"), std::string::npos) << page.error().message;
 }
 
+TEST(PagePool, FreesAPageWhenItsLastReferenceGoes) {
+  PagePool pool(64, 2);
+  auto page = pool.allocate();
+  ASSERT_TRUE(page);
+  pool.retain(*page);
+  EXPECT_EQ(pool.references(*page), 2);
+  pool.release(*page);
+  EXPECT_EQ(pool.allocated_pages(), 1) << "one reader is left";
+  pool.audit();
+  pool.release(*page);
+  EXPECT_EQ(pool.allocated_pages(), 0);
+  EXPECT_EQ(pool.available_pages(), 2);
+  pool.audit();
+}
+
+TEST(PagePool, HoldsItsLimitInsideASlab) {
+  PagePool pool(64, 3);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(pool.allocate());
+  EXPECT_FALSE(pool.allocate()) << "the slab has room, the budget has not";
+  EXPECT_FALSE(pool.reserve(1));
+}
+
+TEST(PagePoolDeathTest, RefusesToReleaseAFreePage) {
+  PagePool pool(64, 3);
+  auto page = pool.allocate();
+  ASSERT_TRUE(page);
+  pool.release(*page);
+  EXPECT_DEATH(pool.release(*page), "is free");
+}
+
+TEST(BlockTable, SharesAdoptedPages) {
+  PagePool pool(64, 128);
+  BlockTable first(pool);
+  ASSERT_TRUE(first.grow(3));
+  {
+    BlockTable second(pool);
+    for (PageId page : first.ids().first(2)) {
+      pool.retain(page);
+      second.adopt(page);
+    }
+    ASSERT_TRUE(second.grow(3));
+    EXPECT_EQ(second.addresses()[1], first.addresses()[1]);
+    EXPECT_NE(second.addresses()[2], first.addresses()[2]);
+    EXPECT_EQ(pool.allocated_pages(), 4);
+  }
+  EXPECT_EQ(pool.allocated_pages(), 3);
+  pool.audit();
+}
+
 TEST(BlockTable, ReturnsItsPagesWhenItDies) {
   PagePool pool(64, 128);
   {

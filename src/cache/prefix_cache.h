@@ -31,6 +31,7 @@
 #include "base/result.h"
 #include "cache/cache_tier.h"
 #include "cache/page_pool.h"
+#include "cache/span_hash.h"
 
 namespace kvasir {
 
@@ -48,11 +49,15 @@ struct PrefixMatch {
     int64_t length = 0;  // a sequence can resume here
     CacheTier tier = CacheTier::kNone;
   };
-  int64_t page_tokens = 0;    // an unbroken run of full pages from the start covers so many tokens
+  int64_t page_tokens = 0;    // an unbroken run of full pages from the start covers so many tokens, <= limit
   std::vector<Point> points;  // ascending; each <= limit, its full pages inside page_tokens
+  // Where this prompt parts from the longest prompt known so far, if it parts from it at all and no point lies close
+  // below; else 0. A snapshot taken there (SnapshotUse::kBranch) serves every further branch.
+  int64_t branch_length = 0;
 };
 
-// Pages, and perhaps a snapshot, on their way into memory. Destroying it unpins what was not taken.
+// Pages, and perhaps a snapshot, on their way into memory. Destroying it, at any time, unpins what was not taken; the
+// cache outlives it. Engine thread, except where it says otherwise.
 class Restore {
  public:
   virtual ~Restore() = default;
@@ -64,8 +69,10 @@ class Restore {
   virtual void wait_section(int section) = 0;  // until sections_ready() > section, or reading has failed
   // After done(): fewer than asked if bytes were missing or failed their checksum.
   virtual int64_t page_tokens() const = 0;
-  virtual CacheTier tier() const = 0;
-  // The pages, oldest first, one reference each for the caller; empty afterwards.
+  virtual CacheTier tier() const = 0;  // kDisk if any byte had to be read from there
+  // The pages, oldest first, one reference each for the caller (BlockTable::adopt); empty afterwards. May be called
+  // before done(), to start with the first sections; if page_tokens() then turns out smaller than what was taken, the
+  // pages behind it hold garbage, as does all that was computed from them.
   virtual std::vector<PageId> take_pages() = 0;
   // The snapshot asked for, or none if it was lost.
   virtual const std::vector<std::byte>* snapshot() const = 0;
@@ -82,17 +89,28 @@ enum class SnapshotUse {
 
 struct PrefixCacheOptions {
   int64_t page_tokens = 128;
-  std::vector<int64_t> section_bytes;  // of a page, first to last; they add up to the pool's page_bytes
-  int64_t snapshot_bytes = 0;          // memory for snapshots
+  std::vector<int64_t> section_bytes;  // of a page, first to last; they add up to the pool's page_bytes. Empty: one section
+  int64_t snapshot_bytes = 0;          // memory for snapshots; those of preempted sequences may exceed it
 };
 
 struct PrefixCacheMetrics {
   int64_t pages = 0, idle_pages = 0, page_bytes = 0;
   int64_t snapshots = 0, snapshot_bytes = 0;
   int64_t disk_pages = 0, disk_snapshots = 0, disk_bytes = 0;
-  int64_t evicted_pages = 0, evicted_snapshots = 0;
+  int64_t evicted_pages = 0, evicted_snapshots = 0;  // from memory; on disk they may still be
   int64_t corrupt_records = 0;  // on disk, refused: torn, or with a wrong checksum
   int64_t disk_errors = 0;      // writes that failed (disk full, read-only): the memory tier goes on alone
+};
+
+// One known prompt, as administration sees it: a chain of pages that no longer chain contains.
+struct PrefixInfo {
+  SpanHash id;  // of its last full page
+  uint64_t cache_namespace = 0;
+  int64_t tokens = 0;        // in full pages
+  int64_t memory_bytes = 0;  // pages and snapshots along it, shared ones included
+  int64_t disk_bytes = 0;
+  int64_t hits = 0;          // of its last page or of a snapshot behind it
+  bool kept = false;         // by save()
 };
 
 class PrefixCache {
@@ -108,26 +126,38 @@ class PrefixCache {
   Result<std::unique_ptr<Restore>> restore(PrefixKey key, int64_t page_tokens, int64_t snapshot_length);
 
   // Full pages of a sequence that holds `key.tokens`, from page `first` on: other requests may use them from now on. The
-  // cache takes its own references. Idempotent; a page that is already known stays the known one.
+  // cache takes its own references. Idempotent; a page that is already known stays the known one. Only pages that no
+  // roll-back can reach any more may be published (1).
   void publish(PrefixKey key, int64_t first, std::span<const PageId> pages);
   // `state` resumes a sequence that holds exactly `key.tokens`.
   void put_snapshot(PrefixKey key, std::vector<std::byte> state, SnapshotUse use);
+  // Out of memory; what is on disk stays there.
   void drop_snapshot(PrefixKey key);
+  // Nobody extends this prefix just now (its request has ended): what is worth keeping of it goes to disk in the
+  // background. Prefixes of a single page are not worth it.
+  void write_behind(PrefixKey key);
 
-  // Frees at least `pages` pages nobody reads. kBusy: fewer are idle; the scheduler preempts and asks again.
+  // Afterwards `pages` pages can be allocated from the pool: evicts idle ones as far as needed. kBusy: fewer are
+  // idle; the scheduler preempts and asks again.
   Status make_room(int64_t pages);
 
   // Administration. A prefix is kept (never evicted from disk before anything else) or forgotten, in all tiers.
+  // kNotFound: nothing of it is known. kIo: the disk refused. kUnsupported: there is no disk tier.
   Status save(PrefixKey key);  // returns when it is on disk and synced
+  // Drops what begins with `key.tokens`, and of its own pages those that no other prompt shares.
   void forget(PrefixKey key);
-  // Writes everything worth keeping and waits for the disk.
-  void flush();
+  // Writes everything worth keeping and waits for the disk. kIo: some of it could not be written.
+  Status flush();
+  std::vector<PrefixInfo> list() const;
+  // The tokens of a listed prefix, for save and forget. Empty: not known (any more).
+  std::vector<int32_t> tokens_of(SpanHash id) const;
 
-  PrefixCacheMetrics metrics() const;
+  PrefixCacheMetrics metrics() const;  // O(pages)
   void audit() const;  // aborts on a broken invariant
 
+  struct Impl;  // prefix_cache_impl.h
+
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
