@@ -10,7 +10,8 @@ namespace kvasir {
 
 Runner::Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options)
     : model_(model), ops_(std::move(ops)), options_(options), layout_(KvLayout::make(model.config, ops_->numerics())) {
-  pool_ = std::make_unique<PagePool>(layout_.page_bytes, KvLayout::pages_for(options.max_cache_tokens) + PagePool::kSlabPages);
+  int64_t pages = options.max_pages > 0 ? options.max_pages : KvLayout::pages_for(options.max_cache_tokens) + PagePool::kSlabPages;
+  pool_ = std::make_unique<PagePool>(layout_.page_bytes, pages);
 }
 
 Result<std::unique_ptr<Runner>> Runner::make(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options) {

@@ -18,6 +18,7 @@ struct RunnerOptions {
   int64_t max_step_tokens = 512;     // rows of one step; longer prompts are cut into chunks of this
   int64_t max_logit_rows = 16;       // rows of one step whose logits can be had
   int64_t max_cache_tokens = 1 << 20;  // of all sequences together
+  int64_t max_pages = 0;               // if not 0, the limit in pages, instead of max_cache_tokens
   bool mtp = false;                  // room for the draft block
 };
 
