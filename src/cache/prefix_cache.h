@@ -152,11 +152,12 @@ class PrefixCache {
   // The tokens of a listed prefix, for save and forget. Empty: not known (any more).
   std::vector<int32_t> tokens_of(SpanHash id) const;
 
-  PrefixCacheMetrics metrics() const;
+  PrefixCacheMetrics metrics() const;  // O(pages)
   void audit() const;  // aborts on a broken invariant
 
+  struct Impl;  // prefix_cache_impl.h
+
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 
