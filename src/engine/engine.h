@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 
+#include "cache/disk_store.h"
 #include "cache/prefix_cache.h"
 #include "engine/request.h"
 #include "engine/runner.h"
@@ -22,8 +23,11 @@ struct EngineOptions {
   int64_t max_context = 0;          // tokens of one sequence; 0: the model's
   int draft_tokens = 0;             // MTP drafts per sequence and step while few run
   int draft_max_running = 2;        // drafts are off while more sequences than this decode
+  double gap_seconds = 0.05;        // a prefill beside running streams is cut so that steps stay this short, or twice a decode step
   std::unique_ptr<DiskStore> disk;  // null: memory only
 };
+
+struct StreamState;  // what the two ends of a stream share
 
 // Reader's end of one request. Destroying it cancels the request. One reader; try_next never blocks.
 class TokenStream {
@@ -39,19 +43,19 @@ class TokenStream {
 
  private:
   friend class Engine;
-  struct Shared;
-  explicit TokenStream(std::shared_ptr<Shared> shared);
-  std::shared_ptr<Shared> shared_;
+  explicit TokenStream(std::shared_ptr<StreamState> state);
+  std::shared_ptr<StreamState> state_;
 };
 
 // Counters since the start, and gauges of the last step.
 struct EngineMetrics {
-  int64_t running = 0, waiting = 0, preempted = 0;
+  int64_t running = 0, restoring = 0, waiting = 0, preempted = 0;  // preempted: those of the waiting that ran before
   int64_t requests = 0, finished = 0, cancelled = 0, failed = 0, preemptions = 0;
   int64_t prompt_tokens = 0, hit_tokens_memory = 0, hit_tokens_disk = 0, replayed_tokens = 0;
   int64_t generated_tokens = 0, drafted_tokens = 0, accepted_tokens = 0;
   int64_t steps = 0, step_tokens = 0;
   double step_seconds = 0, prefill_step_seconds = 0, decode_step_seconds = 0;
+  double forward_seconds = 0, sample_seconds = 0, draft_seconds = 0;  // parts of step_seconds
   int64_t page_bytes = 0, state_bytes = 0;  // held by running sequences
   PrefixCacheMetrics cache;
   bool healthy = true;
@@ -76,6 +80,9 @@ class Engine {
 
   EngineMetrics metrics() const;
   int64_t max_context() const;
+
+  // Of a page, in order: what a DiskStore for this model is opened with (DiskOptions::section_bytes).
+  static std::vector<int64_t> section_bytes(const Model& model, Numerics numerics);
 
  private:
   struct Impl;

@@ -10,7 +10,8 @@ namespace kvasir {
 
 Runner::Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options)
     : model_(model), ops_(std::move(ops)), options_(options), layout_(KvLayout::make(model.config, ops_->numerics())) {
-  pool_ = std::make_unique<PagePool>(layout_.page_bytes, KvLayout::pages_for(options.max_cache_tokens) + PagePool::kSlabPages);
+  int64_t pages = options.max_pages > 0 ? options.max_pages : KvLayout::pages_for(options.max_cache_tokens) + PagePool::kSlabPages;
+  pool_ = std::make_unique<PagePool>(layout_.page_bytes, pages);
 }
 
 Result<std::unique_ptr<Runner>> Runner::make(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options) {
@@ -34,7 +35,15 @@ Status Runner::step(std::span<const Item> items) {
     BatchSequence s;
     s.span = {static_cast<int64_t>(ids_.size()), tokens, start};
     s.state = item.sequence->state();
-    s.pages = item.sequence->pages();
+    s.pages = s.written_pages = item.sequence->pages();
+    if (start < item.sequence->stored()) {
+      KVASIR_CHECK(start + tokens <= item.sequence->stored(), "{} tokens at {}, rows are stored up to {}", tokens, start,
+                   item.sequence->stored());
+      if (!discarded_.data()) {
+        KVASIR_TRY(discarded_, Buffer::make((options_.max_step_tokens / kPageTokens + 2) * layout_.page_bytes, "discarded rows"));
+      }
+      s.written_pages = discarded_pages(start + tokens);
+    }
     sequences_.push_back(s);
     for (int64_t i = 0; i < tokens; ++i) {
       int32_t id = item.tokens[i];
@@ -67,7 +76,43 @@ void Runner::draft(Sequence& sequence, int64_t start, std::span<const int32_t> n
     if (logits == Logits::kAll || (logits == Logits::kLast && i == rows - 1)) logit_rows_.push_back(static_cast<int32_t>(i));
   }
   logit_count_ = static_cast<int64_t>(logit_rows_.size());
-  sequences_.assign(1, BatchSequence{{0, rows, start}, sequence.state(), sequence.pages()});
+  sequences_.assign(1, BatchSequence{{0, rows, start}, sequence.state(), sequence.pages(), sequence.pages()});
+  Batch batch{{ids_.data(), {rows}}, {positions_.data(), {rows}}, sequences_, {logit_rows_.data(), {logit_count_}}};
+  mtp_forward(context(), batch);
+}
+
+// A table whose pages repeat: no step touches two pages that share memory, so no two writers meet.
+std::byte* const* Runner::discarded_pages(int64_t tokens) {
+  int64_t pages = options_.max_step_tokens / kPageTokens + 2;
+  // Its full size at once: earlier sequences of the step point into it.
+  if (discarded_table_.empty()) {
+    discarded_table_.resize(KvLayout::pages_for(model_.config.max_context) + 1);
+    for (size_t i = 0; i < discarded_table_.size(); ++i)
+      discarded_table_[i] = discarded_.data() + static_cast<int64_t>(i) % pages * layout_.page_bytes;
+  }
+  KVASIR_CHECK(KvLayout::pages_for(tokens) <= static_cast<int64_t>(discarded_table_.size()), "{} tokens", tokens);
+  return discarded_table_.data();
+}
+
+void Runner::draft(std::span<const DraftItem> items) {
+  ids_.clear();
+  positions_.clear();
+  logit_rows_.clear();
+  sequences_.clear();
+  for (const DraftItem& item : items) {
+    auto rows = static_cast<int64_t>(item.next_ids.size()), first = static_cast<int64_t>(ids_.size());
+    KVASIR_CHECK(item.first_row >= first, "rows from {} after {} rows", item.first_row, first);
+    if (item.first_row != first)
+      std::memmove(ws_.streams.row(first), ws_.streams.row(item.first_row), sizeof(float) * rows * model_.config.hc * model_.config.dim);
+    sequences_.push_back({{first, rows, item.start}, item.sequence->state(), item.sequence->pages(), item.sequence->pages()});
+    for (int64_t i = 0; i < rows; ++i) {
+      ids_.push_back(item.next_ids[i]);
+      positions_.push_back(static_cast<int32_t>(item.start + i));
+    }
+    logit_rows_.push_back(static_cast<int32_t>(first + rows - 1));
+  }
+  auto rows = static_cast<int64_t>(ids_.size());
+  logit_count_ = static_cast<int64_t>(logit_rows_.size());
   Batch batch{{ids_.data(), {rows}}, {positions_.data(), {rows}}, sequences_, {logit_rows_.data(), {logit_count_}}};
   mtp_forward(context(), batch);
 }

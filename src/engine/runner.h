@@ -18,6 +18,7 @@ struct RunnerOptions {
   int64_t max_step_tokens = 512;     // rows of one step; longer prompts are cut into chunks of this
   int64_t max_logit_rows = 16;       // rows of one step whose logits can be had
   int64_t max_cache_tokens = 1 << 20;  // of all sequences together
+  int64_t max_pages = 0;               // if not 0, the limit in pages, instead of max_cache_tokens
   bool mtp = false;                  // room for the draft block
 };
 
@@ -25,7 +26,7 @@ class Runner {
  public:
   static Result<std::unique_ptr<Runner>> make(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options);
 
-  // One sequence's tokens in a step, and which of its rows want logits.
+  // One sequence's tokens in a step, and which of its rows want logits. They do not straddle Sequence::stored().
   enum class Logits { kNone, kLast, kAll };
   struct Item {
     Sequence* sequence;
@@ -47,6 +48,18 @@ class Runner {
   // One more draft from the last row of the previous draft call (moved to row 0), at position `start`.
   void chain_draft(Sequence& sequence, int64_t start, int64_t previous_rows, int32_t next_id);
 
+  // The draft block for several sequences at once: `next_ids` follow rows [first_row, ...) of the last step or draft
+  // call, the first of which stands at `start`. Items ascend by first_row. Afterwards the streams of item i's last row
+  // are row last_draft_row(i), to chain from, and logits() holds one row per item.
+  struct DraftItem {
+    Sequence* sequence;
+    int64_t first_row = 0;
+    int64_t start = 0;
+    std::span<const int32_t> next_ids;
+  };
+  void draft(std::span<const DraftItem> items);
+  int64_t last_draft_row(int64_t item) const { return sequences_[item].span.first_row + sequences_[item].span.tokens - 1; }
+
   const Model& model() const { return model_; }
   const KvLayout& layout() const { return layout_; }
   Ops& ops() { return *ops_; }
@@ -56,6 +69,7 @@ class Runner {
 
  private:
   Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options);
+  std::byte* const* discarded_pages(int64_t tokens);
   ForwardContext context() { return {model_, layout_, *ops_, ws_, observer_}; }
 
   const Model& model_;
@@ -65,6 +79,8 @@ class Runner {
   std::unique_ptr<PagePool> pool_;  // outlives the sequences made from it
   Workspace ws_;
   ForwardObserver* observer_ = nullptr;
+  Buffer discarded_;                        // rows that a replay computes and nobody reads; made when first needed
+  std::vector<std::byte*> discarded_table_;
   std::vector<int32_t> ids_, positions_, logit_rows_;
   std::vector<BatchSequence> sequences_;
   int64_t logit_count_ = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace kvasir {
 namespace {
@@ -25,23 +26,43 @@ double uniform_at(uint64_t seed, uint64_t position) {
   return static_cast<double>(mix(mix(seed) ^ position) >> 11) * 0x1p-53;
 }
 
-SampledToken Sampler::sample(View<const float, 1> logits, int64_t position) {
+void Sampler::bias(View<const float, 1> logits) {
   logits_.assign(logits.data(), logits.data() + logits.shape(0));
   for (auto [id, bias] : params_.logit_bias)
     if (id >= 0 && id < logits.shape(0)) logits_[id] += bias;
+}
+
+SampledToken Sampler::sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask) {
+  bias(logits);
+  std::span<const float> allowed = logits_;
+  if (!mask.empty()) {
+    KVASIR_CHECK(mask.size() * 32 >= logits_.size(), "a mask of {} words for {} tokens", mask.size(), logits_.size());
+    masked_.resize(logits_.size());
+    for (size_t i = 0; i < logits_.size(); ++i)
+      masked_[i] = mask[i / 32] >> (i % 32) & 1 ? logits_[i] : -std::numeric_limits<float>::infinity();
+    allowed = masked_;
+  }
   SampledToken token;
-  token.id = params_.temperature > 0 ? draw(position)
-                                     : static_cast<int32_t>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin());
+  token.id = params_.temperature > 0 ? draw(allowed, position)
+                                     : static_cast<int32_t>(std::max_element(allowed.begin(), allowed.end()) - allowed.begin());
   if (params_.top_logprobs >= 0) fill_logprobs(token);
   return token;
 }
 
-int32_t Sampler::draw(int64_t position) {
-  float max = *std::max_element(logits_.begin(), logits_.end());
+SampledToken Sampler::force(View<const float, 1> logits, int32_t id) {
+  bias(logits);
+  SampledToken token;
+  token.id = id;
+  if (params_.top_logprobs >= 0) fill_logprobs(token);
+  return token;
+}
+
+int32_t Sampler::draw(std::span<const float> logits, int64_t position) {
+  float max = *std::max_element(logits.begin(), logits.end());
   candidates_.clear();
   double total = 0;
-  for (size_t i = 0; i < logits_.size(); ++i) {
-    float weight = std::exp((logits_[i] - max) / params_.temperature);  // 1 for the best token
+  for (size_t i = 0; i < logits.size(); ++i) {
+    float weight = std::exp((logits[i] - max) / params_.temperature);  // 1 for the best token
     if (weight < params_.min_p || weight == 0) continue;
     candidates_.emplace_back(weight, static_cast<int32_t>(i));
     total += weight;
@@ -50,7 +71,7 @@ int32_t Sampler::draw(int64_t position) {
   // top-p's total must still count what min-p removed.
   if (params_.min_p > 0) {
     total = 0;
-    for (float l : logits_) total += std::exp((l - max) / params_.temperature);
+    for (float l : logits) total += std::exp((l - max) / params_.temperature);
   }
   if (params_.top_k > 0 && params_.top_k < static_cast<int>(candidates_.size())) {
     std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(), before);

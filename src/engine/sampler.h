@@ -1,12 +1,13 @@
 // Sampler: logits of one position to one token.
 //
-// Order: logit bias, temperature, top-k, top-p, min-p, then one draw. The random number of a position
+// Order: logit bias, mask, temperature, top-k, top-p, min-p, then one draw. The random number of a position
 // depends on the seed and the position alone, so the same seed gives the same text however the tokens were
 // computed: in what batch, with or without drafts. Temperature 0 is greedy; ties go to the lowest id.
 // Threading: a Sampler is used by one thread; it keeps scratch memory and allocates only at first use.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -34,15 +35,21 @@ class Sampler {
  public:
   explicit Sampler(SamplingParams params) : params_(std::move(params)) {}
 
-  // `logits` has one value per vocabulary entry; `position` is where the new token will stand.
-  SampledToken sample(View<const float, 1> logits, int64_t position);
+  // `logits` has one value per vocabulary entry; `position` is where the new token will stand. `mask`, unless empty, has
+  // a bit per entry (token_constraint.h): tokens without theirs are not drawn, whatever their bias, before any other
+  // filter. Log probabilities stay those of the whole distribution, so that they compare between constrained and not.
+  SampledToken sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask = {});
+  // `id` as if it had been drawn, with its log probability.
+  SampledToken force(View<const float, 1> logits, int32_t id);
 
  private:
-  int32_t draw(int64_t position);
+  void bias(View<const float, 1> logits);
+  int32_t draw(std::span<const float> logits, int64_t position);
   void fill_logprobs(SampledToken& token);
 
   SamplingParams params_;
   std::vector<float> logits_;                          // biased copy
+  std::vector<float> masked_;                          // of it, with -inf for what the mask forbids
   std::vector<std::pair<float, int32_t>> candidates_;  // weight, id
 };
 

@@ -21,6 +21,13 @@ void Sequence::roll_back(int64_t length) {
   length_ = length;
 }
 
+void Sequence::adopt(std::span<const PageId> pages, int64_t length) {
+  KVASIR_CHECK(table_.size() == 0 && length_ == 0, "{} pages and {} tokens before adopting", table_.size(), length_);
+  for (PageId page : pages) table_.adopt(page);
+  stored_ = static_cast<int64_t>(pages.size()) * kPageTokens;
+  length_ = length;
+}
+
 void Sequence::take_snapshot(Snapshot& out) const {
   out.length = length_;
   out.state.assign(state_.data(), state_.data() + state_.size());

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include "cache/block_table.h"
@@ -38,6 +39,11 @@ class Sequence {
   void restore(const Snapshot& snapshot);
   // Empty again, ready for another conversation; its pages stay reserved for it.
   void reset() { length_ = 0; }
+  // For a sequence without pages: takes over `pages` (a reference each), which hold the rows of its first
+  // pages.size() * kPageTokens tokens, and goes on at `length`. Below stored() steps leave those pages alone.
+  void adopt(std::span<const PageId> pages, int64_t length);
+  int64_t stored() const { return stored_; }
+  std::span<const PageId> page_ids() const { return table_.ids(); }
 
   std::byte* state() const { return state_.data(); }
   std::byte* const* pages() const { return table_.addresses(); }
@@ -52,6 +58,7 @@ class Sequence {
   Buffer state_;
   int64_t page_bytes_;
   int64_t length_ = 0;
+  int64_t stored_ = 0;
 };
 
 }  // namespace kvasir

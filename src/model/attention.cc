@@ -72,7 +72,7 @@ void compress(const AttentionBlock& b, const CompressorWeights& w, CompressKind 
     a.tail = entry ? cache.tail : cache.index_tail;
     a.tail_capacity = cache.tail_capacity;
     a.format = entry ? b.c.layout.entry_format : b.c.layout.key_format;
-    a.pages = cache.pages;
+    a.pages = b.batch.sequences[p.sequence].written_pages;
     a.section = entry ? cache.entries : cache.keys;
     b.c.ops.compress(a);
   }

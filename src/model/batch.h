@@ -14,6 +14,9 @@ struct BatchSequence {
   SequenceSpan span;
   std::byte* state = nullptr;         // KvLayout::state_bytes
   std::byte* const* pages = nullptr;  // oldest first, KvLayout::page_bytes each
+  // Where rows of closed groups go. Other than `pages` only when those hold all rows of these tokens already and the
+  // step is for the windows and tails alone (docs/engine.md, replay): then attention reads the stored rows.
+  std::byte* const* written_pages = nullptr;
 };
 
 struct Batch {

@@ -26,7 +26,12 @@ KvLayout KvLayout::make(const ModelConfig& c, Numerics numerics) {
   l.key_format = KvRowFormat::index_key(numerics, c.index_dim);
   l.window_capacity = c.window + kRollbackSlack;
   l.layers.resize(c.num_layers + 1);
-  int hca_layers = 0;
+  int64_t hca_layers = 0;
+  for (int i = 0; i < c.num_layers; ++i) hca_layers += c.compress_ratio(i) == kPageTokens;
+  // First, since the first CSA layers to be computed have HCA layers between them: a page read front to back serves
+  // every layer in time.
+  int64_t hca_data = take(l.page_bytes, hca_layers * l.entry_format.data_bytes);
+  int64_t hca_scale = take(l.page_bytes, hca_layers * l.entry_format.scale_bytes);
   for (int i = 0; i <= c.num_layers; ++i) {
     Layer& y = l.layers[i];
     y.ratio = i < c.num_layers ? c.compress_ratio(i) : 0;
@@ -46,19 +51,26 @@ KvLayout KvLayout::make(const ModelConfig& c, Numerics numerics) {
       y.keys.scale_offset = take(l.page_bytes, y.keys.rows_per_page * l.key_format.scale_bytes);
     } else {
       KVASIR_CHECK(y.ratio == kPageTokens, "compress_ratio {} of layer {}", y.ratio, i);
-      ++hca_layers;
+      y.entries.data_offset = hca_data;
+      y.entries.scale_offset = hca_scale;
+      hca_data += l.entry_format.data_bytes;
+      hca_scale += l.entry_format.scale_bytes;
     }
   }
-  int64_t hca_data = take(l.page_bytes, int64_t{hca_layers} * l.entry_format.data_bytes);
-  int64_t hca_scale = take(l.page_bytes, int64_t{hca_layers} * l.entry_format.scale_bytes);
-  for (Layer& y : l.layers) {
-    if (y.ratio != kPageTokens) continue;
-    y.entries.data_offset = hca_data;
-    y.entries.scale_offset = hca_scale;
-    hca_data += l.entry_format.data_bytes;
-    hca_scale += l.entry_format.scale_bytes;
-  }
   return l;
+}
+
+std::vector<int64_t> KvLayout::section_bytes() const {
+  std::vector<int64_t> ends;
+  for (const Layer& y : layers)
+    if (y.ratio == 4) ends.push_back(y.entries.data_offset);
+  // Each section reaches to the start of the next; a model without HCA layers has no first one.
+  if (ends.empty() || ends.front() != 0) ends.insert(ends.begin(), 0);
+  ends.push_back(page_bytes);
+  std::vector<int64_t> bytes;
+  for (size_t i = 0; i + 1 < ends.size(); ++i)
+    if (ends[i + 1] > ends[i]) bytes.push_back(ends[i + 1] - ends[i]);
+  return bytes;
 }
 
 LayerCache KvLayout::layer_cache(int layer, std::byte* state, std::byte* const* pages) const {

@@ -4,8 +4,8 @@
 // CSA layer 32 entries and 32 index keys, for each HCA layer 1 entry. The state of a sequence holds what
 // does not grow: each layer's window ring and compressor tails. Both are plain bytes to whoever owns them.
 //
-//   page:   CSA layers: [32 entry data][32 entry scales][32 key data][32 key scales] each, then
-//           HCA layers: all entry data, then all entry scales (so that data rows stay 64-byte aligned)
+//   page:   HCA layers: all entry data, then all entry scales (so that data rows stay 64-byte aligned), then
+//           CSA layers: [32 entry data][32 entry scales][32 key data][32 key scales] each
 //   state:  per layer: window data, window scales, compressor tail, index tail
 //
 // Rings are kRollbackSlack rows longer than attention needs, so that forgetting the last tokens (rejected
@@ -46,6 +46,8 @@ struct KvLayout {
   static KvLayout make(const ModelConfig& config, Numerics numerics);
   // Pages that a sequence of `tokens` needs.
   static int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+  // Bytes of the parts of a page that layers need in this order: the HCA layers' together, then each CSA layer's.
+  std::vector<int64_t> section_bytes() const;
   LayerCache layer_cache(int layer, std::byte* state, std::byte* const* pages) const;
 };
 
