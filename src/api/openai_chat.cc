@@ -37,7 +37,7 @@ Status read_messages(const JsonValue& json, const ApiOptions& options, ChatReque
   for (Message& m : request.conversation.messages) {
     m.tools.clear();
     m.response_format.reset();
-    m.task = Task::kNone;
+    m.task = MessageTask::kNone;
     // SYS-1 leading, SYS-2 later: the template's own developer role would vanish from some prompts.
     if (m.role == Role::kDeveloper) m.role = Role::kSystem;
   }

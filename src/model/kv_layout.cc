@@ -1,6 +1,8 @@
 // Offsets of every layer in the state and in a page; see kv_layout.h.
 #include "model/kv_layout.h"
 
+#include <xxhash.h>
+
 #include "base/check.h"
 
 namespace kvasir {
@@ -71,6 +73,16 @@ std::vector<int64_t> KvLayout::section_bytes() const {
   for (size_t i = 0; i + 1 < ends.size(); ++i)
     if (ends[i + 1] > ends[i]) bytes.push_back(ends[i + 1] - ends[i]);
   return bytes;
+}
+
+uint64_t KvLayout::fingerprint() const {
+  std::vector<int64_t> all = {entry_format.data_bytes, entry_format.scale_bytes, key_format.data_bytes, key_format.scale_bytes,
+                              window_capacity, page_bytes, state_bytes, kPageTokens};
+  for (const Layer& y : layers) {
+    all.insert(all.end(), {y.ratio, y.window_data, y.window_scale, y.tail, y.index_tail, y.tail_capacity, y.entries.data_offset,
+                           y.entries.scale_offset, y.keys.data_offset, y.keys.scale_offset});
+  }
+  return XXH3_64bits(all.data(), all.size() * sizeof(int64_t));
 }
 
 LayerCache KvLayout::layer_cache(int layer, std::byte* state, std::byte* const* pages) const {

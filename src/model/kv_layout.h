@@ -48,6 +48,8 @@ struct KvLayout {
   static int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
   // Bytes of the parts of a page that layers need in this order: the HCA layers' together, then each CSA layer's.
   std::vector<int64_t> section_bytes() const;
+  // Equal only for layouts that put every row of a page and of a state in the same place.
+  uint64_t fingerprint() const;
   LayerCache layer_cache(int layer, std::byte* state, std::byte* const* pages) const;
 };
 

@@ -6,9 +6,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "api/models.h"
-#include "api/session_json.h"
-#include "api/tokens.h"
 #include "server/call.h"
 
 namespace kvasir {

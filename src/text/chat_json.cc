@@ -17,12 +17,13 @@ constexpr std::array<std::pair<std::string_view, Role>, 6> kRoles = {
      {"tool", Role::kTool},
      {"latest_reminder", Role::kLatestReminder}}};
 
-constexpr std::array<std::pair<std::string_view, Task>, 6> kTasks = {{{"action", Task::kAction},
-                                                                      {"query", Task::kQuery},
-                                                                      {"authority", Task::kAuthority},
-                                                                      {"domain", Task::kDomain},
-                                                                      {"title", Task::kTitle},
-                                                                      {"read_url", Task::kReadUrl}}};
+constexpr std::array<std::pair<std::string_view, MessageTask>, 6> kTasks = {
+    {{"action", MessageTask::kAction},
+     {"query", MessageTask::kQuery},
+     {"authority", MessageTask::kAuthority},
+     {"domain", MessageTask::kDomain},
+     {"title", MessageTask::kTitle},
+     {"read_url", MessageTask::kReadUrl}}};
 
 // What was seen, short enough for a message.
 std::string describe(const JsonValue* value) {

@@ -38,7 +38,7 @@ TEST(ChatJson, ReadsEveryFieldOfAMessage) {
   EXPECT_EQ(c->messages[1].tool_calls.at(0).arguments.as_string(), "{}");
   EXPECT_EQ(c->messages[2].tool_call_id, "c1");
   EXPECT_EQ(c->messages[2].content, "a\n\n");
-  EXPECT_EQ(c->messages[3].task, Task::kTitle);
+  EXPECT_EQ(c->messages[3].task, MessageTask::kTitle);
   EXPECT_EQ(c->messages[4].role, Role::kLatestReminder);
 }
 

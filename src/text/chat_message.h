@@ -15,7 +15,7 @@ namespace kvasir {
 enum class Role { kSystem, kDeveloper, kUser, kAssistant, kTool, kLatestReminder };
 
 // Quick-instruction tasks of the vendor's own app: the message is followed by a task token.
-enum class Task { kNone, kAction, kQuery, kAuthority, kDomain, kTitle, kReadUrl };
+enum class MessageTask { kNone, kAction, kQuery, kAuthority, kDomain, kTitle, kReadUrl };
 
 // A call in an assistant message.
 struct ToolCall {
@@ -34,7 +34,7 @@ struct Message {
   std::string tool_call_id = {};                  // tool: the call that it answers
   std::vector<JsonValue> tools = {};              // system, developer: function objects, offered from here on
   std::optional<JsonValue> response_format = {};  // system, developer: JSON schema of the reply
-  Task task = Task::kNone;                        // user, developer, assistant
+  MessageTask task = MessageTask::kNone;                        // user, developer, assistant
   // Assistant: the model continues this text, so no end token follows (prefix completion, `wo_eos`).
   bool open_ended = false;
 };

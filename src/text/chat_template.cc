@@ -39,7 +39,7 @@ struct Block {
 struct Turn {
   const Message* message = nullptr;  // of a user turn: its first message
   Role role = Role::kUser;           // never kTool
-  Task task = Task::kNone;
+  MessageTask task = MessageTask::kNone;
   std::vector<Block> blocks = {};  // user
 };
 
@@ -56,10 +56,10 @@ std::vector<Turn> merge(std::span<const Message> messages) {
       continue;
     }
     const bool joins =
-        !turns.empty() && turns.back().role == Role::kUser && (is_result || turns.back().task == Task::kNone);
-    if (!joins) turns.push_back({.message = &m, .role = Role::kUser, .task = Task::kNone});
+        !turns.empty() && turns.back().role == Role::kUser && (is_result || turns.back().task == MessageTask::kNone);
+    if (!joins) turns.push_back({.message = &m, .role = Role::kUser, .task = MessageTask::kNone});
     turns.back().blocks.push_back({is_result, m.content, m.tool_call_id});
-    if (m.task != Task::kNone) turns.back().task = m.task;
+    if (m.task != MessageTask::kNone) turns.back().task = m.task;
   }
   return turns;
 }
@@ -190,21 +190,21 @@ std::string_view effort_text(const RenderOptions& options) {
   return {};
 }
 
-std::string_view task_text(Task task) {
+std::string_view task_text(MessageTask task) {
   switch (task) {
-    case Task::kNone:
+    case MessageTask::kNone:
       return {};
-    case Task::kAction:
+    case MessageTask::kAction:
       return "<｜action｜>";
-    case Task::kQuery:
+    case MessageTask::kQuery:
       return "<｜query｜>";
-    case Task::kAuthority:
+    case MessageTask::kAuthority:
       return "<｜authority｜>";
-    case Task::kDomain:
+    case MessageTask::kDomain:
       return "<｜domain｜>";
-    case Task::kTitle:
+    case MessageTask::kTitle:
       return "<｜title｜>";
-    case Task::kReadUrl:
+    case MessageTask::kReadUrl:
       return "<｜read_url｜>";
   }
   return {};
@@ -269,7 +269,7 @@ class Encoder {
         return {};
       case Role::kAssistant: {
         // After a task token the message is the task's result, which has no reasoning.
-        const bool follows_task = i > 0 && turns_[i - 1].task != Task::kNone;
+        const bool follows_task = i > 0 && turns_[i - 1].task != MessageTask::kNone;
         if (thinks_ && !follows_task && (!drops_ || i >= history_)) write_reasoning(out_, m);
         write_answer(out_, m);
         return {};
@@ -287,8 +287,8 @@ class Encoder {
     if (!is_last && turns_[i + 1].role != Role::kAssistant && turns_[i + 1].role != Role::kLatestReminder)
       return;
     const Turn& turn = turns_[i];
-    if (turn.task != Task::kNone) {
-      if (turn.task == Task::kAction) {
+    if (turn.task != MessageTask::kNone) {
+      if (turn.task == MessageTask::kAction) {
         out_.ours(kAssistantText);
         out_.ours(thinks_ ? kThinkText : kEndThinkText);
       }
@@ -313,7 +313,7 @@ class Encoder {
 // The list gives the model nothing to answer: it ends with what the model said, or with system text only.
 bool needs_fresh_turn(std::span<const Message> messages) {
   const Message& last = messages.back();
-  if (last.task != Task::kNone) return false;
+  if (last.task != MessageTask::kNone) return false;
   return last.role == Role::kSystem || (last.role == Role::kAssistant && !last.open_ended);
 }
 
