@@ -7,6 +7,7 @@
 //   env       added to a clean environment
 //   setup     commands run once before the first turn
 //   turn      arguments of a turn; `again` true: it continues the last conversation
+//   second_turn  why its history does not begin with what the first turn computed; absent: it does
 //   call      the DSML invoke that makes its shell tool run `command`
 const parameter = (name, value, string = true) =>
   `<｜DSML｜parameter name="${name}" string="${string}">${value}</｜DSML｜parameter>`;
@@ -83,6 +84,7 @@ supports_websockets = false
   },
   {
     name: "qwen-code",
+    second_turn: "changed",  // it lists the folder in its first message, and the first turn made files
     package: "@qwen-code/qwen-code@0.15.10",
     command: "qwen",
     files: {
@@ -104,7 +106,7 @@ supports_websockets = false
     setup: [["auth", "openai-compatible", "--apikey", "dummy", "--modelid", model, "--baseurl",
       "http://127.0.0.1:PORT/v1"]],
     turn: (prompt) => ["-P", "openai-compatible", "-k", "dummy", "-m", model, "--json", prompt],
-    fresh_second_turn: true,
+    second_turn: "new",  // has no way to continue without a terminal
     call: (command) => invoke("run_commands", parameter("commands", JSON.stringify([command]), false)),
   },
   {
@@ -125,6 +127,7 @@ supports_websockets = false
   },
   {
     name: "continue",
+    second_turn: "thoughtless",  // it sends answers back without their reasoning
     package: "@continuedev/cli@1.5.47",
     command: "cn",
     files: {
