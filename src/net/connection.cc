@@ -34,7 +34,8 @@ Connection::Connection(ServerState& server, asio::ip::tcp::socket socket)
 Connection::~Connection() {
   std::lock_guard lock(server_.mutex);
   server_.open.erase(this);
-  if (entered_) {
+  if (admitted_) {
+    --server_.admitted;
     if (auto it = server_.per_address.find(client_address_); --it->second == 0) server_.per_address.erase(it);
   }
   server_.left.notify_all();
@@ -43,15 +44,17 @@ Connection::~Connection() {
 std::optional<HttpError> Connection::enter() {
   const HttpLimits& limits = server_.options.limits;
   std::lock_guard lock(server_.mutex);
-  const auto open = static_cast<int>(server_.open.size());
   server_.open.emplace(this, weak_from_this());
+  if (server_.admitted >= limits.connections) {
+    return HttpError{503, "the server has too many connections", {}, {}};
+  }
   int& of_address = server_.per_address[client_address_];
-  ++of_address;
-  entered_ = true;
-  if (open >= limits.connections) return HttpError{503, "the server has too many connections", {}, {}};
-  if (limits.connections_per_address > 0 && of_address > limits.connections_per_address) {
+  if (limits.connections_per_address > 0 && of_address >= limits.connections_per_address) {
     return HttpError{503, "the server has too many connections from this address", {}, {}};
   }
+  ++of_address;
+  ++server_.admitted;
+  admitted_ = true;
   return std::nullopt;
 }
 

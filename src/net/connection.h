@@ -47,7 +47,8 @@ struct ServerState {
   std::mutex mutex;
   std::condition_variable left;
   std::unordered_map<Connection*, std::weak_ptr<Connection>> open;  // guarded by mutex
-  std::unordered_map<std::string, int> per_address;                 // guarded by mutex
+  int admitted = 0;                                                 // guarded by mutex
+  std::unordered_map<std::string, int> per_address;                 // of the admitted; guarded by mutex
 };
 
 // Lets one coroutine of a strand wait for another. fire() wakes a waiter and is not remembered: check the
@@ -119,7 +120,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   ServerState& server_;
   Transport transport_;
   std::string client_address_;
-  bool entered_ = false;
+  bool admitted_ = false;  // counts for the limits
 
   std::string input_;        // read and not yet used
   StrandEvent input_event_;  // input_ grew, hung_up_, or the server stops

@@ -42,9 +42,9 @@ struct HttpLimits {
   uint64_t body_bytes = 64 << 20;        // of one request; more: 413
   int64_t all_bodies_bytes = 512 << 20;  // of all requests together; more: 503
   size_t pipelined_bytes = 64 << 10;     // sent behind a request in work; more: they are dropped, and the
-                                      // connection closes after that request's response
-  int connections = 4096;           // more: 503
-  int connections_per_address = 0;  // more: 503; 0: no limit of its own
+                                         // connection closes after that request's response
+  int connections = 4096;                // more: 503
+  int connections_per_address = 0;       // more: 503; 0: no limit of its own
 
   std::chrono::milliseconds header_timeout{10'000};  // for the whole head, and for the TLS handshake
   std::chrono::milliseconds body_timeout{30'000};    // for the body, plus a second for each of ...

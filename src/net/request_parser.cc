@@ -67,7 +67,10 @@ class RequestParser::Beast : public http::basic_parser<true> {
   }
 
   void on_header_impl(BeastError& error) override { error = {}; }
-  void on_body_init_impl(boost::optional<uint64_t> const&, BeastError& error) override { error = {}; }
+  void on_body_init_impl(boost::optional<uint64_t> const& length, BeastError& error) override {
+    error = {};
+    if (length) announced_ = *length;
+  }
 
   size_t on_body_impl(BeastView bytes, BeastError& error) override { return append(view(bytes), error); }
   size_t on_chunk_body_impl(uint64_t, BeastView bytes, BeastError& error) override {
@@ -84,9 +87,8 @@ class RequestParser::Beast : public http::basic_parser<true> {
     error = {};
     const size_t needed = body.size() + bytes.size();
     if (needed > body.capacity()) {
-      // The limit is not overshot by doubling; what comes in at once is small.
-      const size_t doubled =
-          std::min<uint64_t>(std::max(kFirstBodyBytes, body.capacity() * 2), max_body_bytes_);
+      // Doubling does not overshoot what was announced, or may come at all.
+      const size_t doubled = std::min<uint64_t>(std::max(kFirstBodyBytes, body.capacity() * 2), announced_);
       const size_t capacity = std::max(needed, doubled);
       if (!budget_.take(static_cast<int64_t>(capacity) - charged_)) {
         out_of_budget = true;
@@ -102,6 +104,7 @@ class RequestParser::Beast : public http::basic_parser<true> {
 
   BodyBudget& budget_;
   const uint64_t max_body_bytes_;
+  uint64_t announced_ = max_body_bytes_;
   int64_t charged_ = 0;
 };
 
