@@ -35,12 +35,17 @@ ApiOptions api_options(const Settings& s, TemplateRevision revision) {
   o.limits.tools = static_cast<size_t>(s.max_tools);
   o.limits.tool_bytes = static_cast<size_t>(s.max_schema_bytes);
   o.limits.schema_bytes = static_cast<size_t>(s.max_schema_bytes);
-  o.other_parts = s.lenient_images ? OtherParts::kReplace : OtherParts::kReject;
+  o.other_parts = s.lenient_images ? OtherParts::kPlaceholder : OtherParts::kReject;
   o.require_reasoning = s.strict_reasoning;
   o.refuse_forced_tools = s.strict_tool_choice;
   o.sampling_in_thinking = s.thinking_sampling;
   o.sort_tools = s.sort_tools;
   return o;
+}
+
+// Outside the coroutines: g++ 12 cannot have a braced list of headers in one.
+HttpResponse make_response(int status, const char* type, std::string body) {
+  return {status, {{"Content-Type", type}}, std::move(body)};
 }
 
 constexpr size_t kSegmentCacheBytes = size_t{64} << 20;
@@ -146,27 +151,27 @@ HttpResponse App::refusal(const HttpError& error) const {
   }
   std::string body =
       error_body(ApiError{fault, error.message, 0}, dialect_of(strip_base(error.path)), error.request_id);
-  return {error.status, {{"Content-Type", "application/json"}}, std::move(body)};
+  return make_response(error.status, "application/json", std::move(body));
 }
 
 Task<> App::send_json(Call& call, int status, std::string body) {
-  HttpResponse response{status, {{"Content-Type", "application/json"}}, std::move(body)};
+  HttpResponse response = make_response(status, "application/json", std::move(body));
   co_await call.out.send(response);
 }
 
 Task<> App::send_error(Call& call, const ApiError& error) {
   if (call.out.started()) co_return;
-  HttpResponse response{http_status(error, call.dialect),
-                        {{"Content-Type", "application/json"}},
-                        error_body(error, call.dialect, call.http.id)};
-  if (error.retry_after_s > 0)
-    response.headers.push_back({"Retry-After", std::to_string(error.retry_after_s)});
-  if (error.fault == Fault::kUnauthorized) response.headers.push_back({"WWW-Authenticate", "Bearer"});
-  parts_.log.info("refused", {{"id", call.http.id},
-                              {"endpoint", call.endpoint},
-                              {"status", response.status},
-                              {"why", error.message}});
+  HttpResponse response = error_response(call, error);
   co_await call.out.send(response);
+}
+
+HttpResponse App::error_response(const Call& call, const ApiError& error) const {
+  HttpResponse response =
+      make_response(http_status(error, call.dialect), "application/json", error_body(error, call.dialect, call.http.id));
+  if (error.retry_after_s > 0) response.headers.push_back({"Retry-After", std::to_string(error.retry_after_s)});
+  if (error.fault == Fault::kUnauthorized) response.headers.push_back({"WWW-Authenticate", "Bearer"});
+  parts_.log.info("refused", {{"id", call.http.id}, {"endpoint", call.endpoint}, {"status", response.status}, {"why", error.message}});
+  return response;
 }
 
 Task<> App::health(Call& call) {
@@ -180,9 +185,8 @@ Task<> App::health(Call& call) {
 }
 
 Task<> App::show_metrics(Call& call) {
-  HttpResponse response{200,
-                        {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
-                        parts_.metrics.text(parts_.engine.metrics())};
+  HttpResponse response =
+      make_response(200, "text/plain; version=0.0.4; charset=utf-8", parts_.metrics.text(parts_.engine.metrics()));
   co_await call.out.send(response);
 }
 

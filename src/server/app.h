@@ -29,6 +29,9 @@
 
 namespace kvasir {
 
+class AnswerInProgress;
+class ResponseFormatter;
+
 // Everything that handlers use. Borrowed; outlives the App.
 struct AppParts {
   const Settings& settings;
@@ -71,13 +74,14 @@ class App {
 
   Task<> send_json(Call& call, int status, std::string body);
   Task<> send_error(Call& call, const ApiError& error);
+  HttpResponse error_response(const Call& call, const ApiError& error) const;
   bool authorised(Call& call) const;
   Task<Prepared> prepare(const Call& call);
   Prepared prepare_now(const Call& call);
   Request engine_request(const Call& call, Prepared& prepared);
   Task<> stream_answer(Call& call, Prepared& prepared, TokenStream& stream);
   Task<> whole_answer(Call& call, Prepared& prepared, TokenStream& stream);
-  void settle(Call& call, Prepared& prepared, const class AnswerInProgress& answer,
+  void settle(Call& call, Prepared& prepared, const AnswerInProgress& answer,
               const ResponseFormatter& formatter);
 
   AppParts parts_;

@@ -60,6 +60,9 @@ void append(const SseEvents& events, std::string& bytes) {
     bytes += event.comment ? sse_comment(event.data) : sse_event(event.name, event.data);
 }
 
+// g++ 12 cannot have a braced list of these inside a coroutine.
+std::vector<HttpHeader> json_headers() { return {{"Content-Type", "application/json"}}; }
+
 std::string last_message(const ChatRequest& chat) {
   if (chat.raw) return chat.raw->text;
   return chat.conversation.messages.empty() ? std::string() : chat.conversation.messages.back().content;
@@ -211,7 +214,7 @@ Task<> App::whole_answer(Call& call, Prepared& p, TokenStream& stream) {
     // A client that waits long sees blank lines before the body (protocol 5.3); until then the status stays
     // open.
     if (!co_await call.out.signal().wait(kKeepAlive) && call.out.connected()) {
-      if (!call.out.started() && !co_await call.out.begin(200, {{"Content-Type", "application/json"}}))
+      if (!call.out.started() && !co_await call.out.begin(200, json_headers()))
         stream.cancel();
       if (!co_await call.out.write("\n")) stream.cancel();
     }
