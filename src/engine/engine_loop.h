@@ -60,6 +60,7 @@ class EngineLoop {
   struct Row;
   bool plan();
   Schedulable describe(const ActiveRequest& a) const;
+  void preempt_one();
   bool find_pages();
   void compute();
   void commit(Row& row);

@@ -49,14 +49,20 @@ bool EngineLoop::plan() {
     for (ActiveRequest* a : running_) schedulable_.push_back(describe(*a));
     plan_step(schedulable_, {options_.step_tokens, chunks_.chunk_tokens()}, planned_);
     if (find_pages()) return true;
-    // The latest of the lowest priority gives way, be it restoring or running.
-    ActiveRequest* victim = nullptr;
-    for (const auto& a : requests_) {
-      bool holds = a->phase != Phase::kWaiting && a->phase != Phase::kEnded;
-      if (holds && (!victim || a->request.priority >= victim->request.priority)) victim = a.get();
-    }
-    preempt(*victim);
+    preempt_one();
   }
+}
+
+// Whoever holds pages may have to give way, be it running or restoring.
+void EngineLoop::preempt_one() {
+  std::vector<ActiveRequest*> holders;
+  std::vector<Priority> priorities;
+  for (const auto& a : requests_) {
+    if (a->phase == Phase::kWaiting || a->phase == Phase::kEnded) continue;
+    holders.push_back(a.get());
+    priorities.push_back(a->request.priority);
+  }
+  preempt(*holders[static_cast<size_t>(choose_victim(priorities))]);
 }
 
 bool EngineLoop::find_pages() {

@@ -41,10 +41,10 @@ void plan_step(std::span<const Schedulable> sequences, const StepBudget& budget,
   share(sequences, Priority::kBatch, left, rows);
 }
 
-int64_t choose_victim(std::span<const Schedulable> sequences) {
+int64_t choose_victim(std::span<const Priority> holders) {
   int64_t victim = -1;
-  for (size_t i = 0; i < sequences.size(); ++i)
-    if (victim < 0 || sequences[i].priority >= sequences[victim].priority) victim = static_cast<int64_t>(i);
+  for (size_t i = 0; i < holders.size(); ++i)
+    if (victim < 0 || holders[i] >= holders[victim]) victim = static_cast<int64_t>(i);
   return victim;
 }
 

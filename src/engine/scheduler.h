@@ -34,7 +34,7 @@ struct StepBudget {
 // Rows of each sequence in the coming step, 0: none. Decoding sequences always get theirs, drafts included.
 void plan_step(std::span<const Schedulable> sequences, const StepBudget& budget, std::vector<int64_t>& rows);
 
-// Who gives up its pages: of the lowest priority the latest. -1: nobody. Sequences in order of arrival.
-int64_t choose_victim(std::span<const Schedulable> sequences);
+// Who gives up its pages: of the lowest priority the latest. -1: nobody. In order of arrival.
+int64_t choose_victim(std::span<const Priority> holders);
 
 }  // namespace kvasir
