@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "api/anthropic_messages.h"
 #include "api/json_fields.h"
 #include "api/openai_chat.h"
 #include "api/prompt.h"
@@ -78,7 +79,8 @@ inline Usage test_usage() {
 inline Written write_answer(const ChatRequest& request, std::unique_ptr<ResponseFormatter> formatter,
                             const std::vector<Step>& steps, const Finish& finish) {
   Written written;
-  formatter->begin(finish.usage, written.events);
+  formatter->begin({.prompt_tokens = finish.usage.prompt_tokens, .cache = finish.usage.cache},
+                   written.events);
   for (const Step& step : steps) {
     switch (step.kind) {
       case Step::Kind::kReasoning:

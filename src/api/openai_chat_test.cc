@@ -258,8 +258,7 @@ TEST(ChatRequest, Enc9AToolResultNeedsItsCall) {
   const ChatRequest r = parsed(parse_chat, with_messages(R"([{"role":"user","content":"q"},
       {"role":"tool","tool_call_id":"c9","content":"r"}])"));
   EXPECT_EQ(prompt_error(r),
-            "messages[1]: the tool result answers call \"c9\", which no earlier message of the "
-            "request makes; send the full history");
+            "the tool result for call \"c9\" answers no earlier call of the request; send the full history");
 }
 
 TEST(ChatRequest, SaysWhereWhatAndInsteadOfWhat) {

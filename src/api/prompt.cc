@@ -39,10 +39,9 @@ Status restore_calls(std::vector<Message>& messages, const PromptOptions& option
     if (turn == nullptr || !asked) {
       return Error{
           ErrorCode::kInvalid,
-          fmt::format(
-              "messages[{}]: the tool result answers call {}, which no earlier message of the request "
-              "makes; send the full history",
-              i, json_quote(messages[i].tool_call_id))};
+          fmt::format("the tool result for call {} answers no earlier call of the request; send the full "
+                      "history",
+                      json_quote(messages[i].tool_call_id))};
     }
     for (const ToolCall& call : turn->calls) known.insert(call.id);
     Message restored{.role = Role::kAssistant, .content = turn->content, .tool_calls = turn->calls};

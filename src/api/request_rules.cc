@@ -151,6 +151,38 @@ void append_paragraph(std::string& text, std::string_view paragraph) {
   text += paragraph;
 }
 
+Result<std::string> read_other_part(const JsonValue& part, const ApiOptions& options,
+                                    const std::string& path) {
+  const JsonValue* type = part.find("type");
+  if (type == nullptr || !type->is_string()) return expected_at(path, "an object with a \"type\"", &part);
+  if (options.other_parts == OtherParts::kPlaceholder) return "[Unsupported " + type->as_string() + "]";
+  return Error{ErrorCode::kUnsupported,
+               fmt::format("{}: parts of type {} are not supported, expected text", path, type->dump())};
+}
+
+Result<std::string> read_text_parts(const JsonValue* content, std::span<const std::string_view> types,
+                                    const ApiOptions& options, const std::string& path) {
+  if (content == nullptr || content->is_null()) return std::string();
+  if (content->is_string()) return content->as_string();
+  if (!content->is_array()) return expected_at(path, "a string or an array of parts", content);
+  std::string text;
+  for (size_t i = 0; i < content->as_array().size(); ++i) {
+    const JsonValue& part = content->as_array()[i];
+    const std::string here = fmt::format("{}[{}]", path, i);
+    const JsonValue* type = part.find("type");
+    if (i > 0) text += "\n\n";
+    if (type != nullptr && type->is_string() &&
+        std::find(types.begin(), types.end(), type->as_string()) != types.end()) {
+      KVASIR_TRY(const std::string piece, JsonFields(part, here).text("text"));
+      text += piece;
+    } else {
+      KVASIR_TRY(const std::string piece, read_other_part(part, options, here));
+      text += piece;
+    }
+  }
+  return text;
+}
+
 Result<std::optional<bool>> read_thinking_type(const JsonFields& body) {
   KVASIR_TRY(const JsonValue* thinking, body.object("thinking"));
   if (thinking == nullptr) return std::optional<bool>();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -45,6 +46,14 @@ Status force_tool(std::string_view name, std::string_view path, ChatRequest& req
 // Last step of every chat parser: tool count and size, tool choice against tools (ENC-2, THK-4), reasoning
 // that must be there (THK-3 strict), message count, defaults of max_tokens, sampling in thinking mode.
 Status settle_request(const ApiOptions& options, ChatRequest& request);
+
+// The text of a content: a string, or parts whose type is one of `types`, joined by empty lines (ENC-4).
+// Other parts are refused or named (ENC-5).
+Result<std::string> read_text_parts(const JsonValue* content, std::span<const std::string_view> types,
+                                    const ApiOptions& options, const std::string& path);
+// What stands for a part that is no text, or an error (ENC-5).
+Result<std::string> read_other_part(const JsonValue& part, const ApiOptions& options,
+                                    const std::string& path);
 
 // A paragraph more, an empty line between.
 void append_paragraph(std::string& text, std::string_view paragraph);

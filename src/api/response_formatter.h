@@ -68,8 +68,9 @@ struct Answer {
 using IdSource = std::function<std::string()>;
 
 struct ResponseContext {
-  int64_t created = 0;      // seconds since 1970
-  std::string fingerprint;  // system_fingerprint of the chat API
+  int64_t created = 0;           // seconds since 1970
+  std::string fingerprint = {};  // system_fingerprint of the chat API
+  std::string request_id = {};   // named in Anthropic's errors
   IdSource new_id;
 };
 

@@ -42,6 +42,8 @@ class JsonWriter {
     return raw(std::to_string(number));
   }
   JsonWriter& null() { return raw("null"); }
+  // A finished JSON value, printed as it is.
+  JsonWriter& json(std::string_view text) { return raw(text); }
 
   template <class T>
   JsonWriter& field(std::string_view name, const T& v) {
