@@ -55,8 +55,9 @@ constexpr size_t kSegmentCacheBytes = size_t{64} << 20;
 App::App(AppParts parts)
     : parts_(std::move(parts)),
       api_options_(api_options(parts_.settings, parts_.revision)),
-      segments_(kSegmentCacheBytes),
-      constraints_(parts_.tokenizer, parts_.end_token, parts_.vocab_size, parts_.log) {}
+      segments_(kSegmentCacheBytes) {
+  if (parts_.vocabulary) constraints_.emplace(parts_.vocabulary, parts_.log);
+}
 
 App::~App() { text_thread_.join(); }
 
@@ -154,10 +155,12 @@ HttpResponse App::refusal(const HttpError& error) const {
   return make_response(error.status, "application/json", std::move(body));
 }
 
-Task<> App::send_json(Call& call, int status, std::string body) {
-  HttpResponse response = make_response(status, "application/json", std::move(body));
+Task<> App::send(Call& call, int status, const char* type, std::string body) {
+  HttpResponse response = make_response(status, type, std::move(body));
   co_await call.out.send(response);
 }
+
+Task<> App::send_json(Call& call, int status, std::string body) { co_await send(call, status, "application/json", std::move(body)); }
 
 Task<> App::send_error(Call& call, const ApiError& error) {
   if (call.out.started()) co_return;
@@ -172,26 +175,6 @@ HttpResponse App::error_response(const Call& call, const ApiError& error) const 
   if (error.fault == Fault::kUnauthorized) response.headers.push_back({"WWW-Authenticate", "Bearer"});
   parts_.log.info("refused", {{"id", call.http.id}, {"endpoint", call.endpoint}, {"status", response.status}, {"why", error.message}});
   return response;
-}
-
-Task<> App::health(Call& call) {
-  bool healthy = parts_.engine.metrics().healthy;
-  JsonWriter json;
-  json.begin_object()
-      .field("status", healthy ? "ok" : "failed")
-      .field("model", parts_.model_name)
-      .end_object();
-  co_await send_json(call, healthy ? 200 : 503, json.text());
-}
-
-Task<> App::show_metrics(Call& call) {
-  HttpResponse response =
-      make_response(200, "text/plain; version=0.0.4; charset=utf-8", parts_.metrics.text(parts_.engine.metrics()));
-  co_await call.out.send(response);
-}
-
-Task<> App::balance(Call& call) {
-  co_await send_json(call, 200, R"({"is_available":true,"balance_infos":[]})");
 }
 
 }  // namespace kvasir

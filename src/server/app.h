@@ -13,6 +13,7 @@
 #include <atomic>
 #include <boost/asio/thread_pool.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "api/prompt.h"
@@ -31,6 +32,7 @@ namespace kvasir {
 
 class AnswerInProgress;
 class ResponseFormatter;
+struct SessionInfo;
 
 // Everything that handlers use. Borrowed; outlives the App.
 struct AppParts {
@@ -46,7 +48,9 @@ struct AppParts {
   std::string model_name;
   TemplateRevision revision = TemplateRevision::kA;
   int32_t end_token = 0;
-  int64_t vocab_size = 0;  // of the model: ids below it
+  int64_t started = 0;     // seconds since 1970
+  int64_t page_bytes = 0;  // of one KV page
+  std::shared_ptr<const Vocabulary> vocabulary;  // null: nothing is constrained
 };
 
 class App {
@@ -72,6 +76,13 @@ class App {
   Task<> balance(Call& call);
   Task<> serve_sessions(Call& call);
 
+  SessionInfo session_info(const SessionRecord& record) const;
+  Result<std::vector<SessionRecord>> chosen_sessions(const Call& call) const;
+  Result<std::string> fork_session(const Call& call);
+  Result<std::string> save_sessions(const Call& call);
+  Result<std::string> delete_sessions(const Call& call);
+
+  Task<> send(Call& call, int status, const char* type, std::string body);
   Task<> send_json(Call& call, int status, std::string body);
   Task<> send_error(Call& call, const ApiError& error);
   HttpResponse error_response(const Call& call, const ApiError& error) const;
@@ -87,7 +98,7 @@ class App {
   AppParts parts_;
   ApiOptions api_options_;
   SegmentCache segments_;
-  Constraints constraints_;
+  std::optional<Constraints> constraints_;
   boost::asio::thread_pool text_thread_{1};
 };
 

@@ -50,9 +50,14 @@ std::string random_id() {
   return id;
 }
 
-ResponseContext response_context() {
+ResponseContext response_context(const HttpRequest& http) {
   auto now = std::chrono::system_clock::now().time_since_epoch();
-  return {std::chrono::duration_cast<std::chrono::seconds>(now).count(), "fp_kvasir", random_id};
+  ResponseContext context;
+  context.created = std::chrono::duration_cast<std::chrono::seconds>(now).count();
+  context.fingerprint = "fp_kvasir";
+  context.request_id = http.id;
+  context.new_id = random_id;
+  return context;
 }
 
 void append(const SseEvents& events, std::string& bytes) {
@@ -94,8 +99,8 @@ App::Prepared App::prepare_now(const Call& call) {
   Fit fit = fit_max_tokens(p.chat, static_cast<int64_t>(p.prompt.ids.size()), parts_.engine.max_context());
   p.error = std::move(fit.error);
   p.max_tokens = fit.max_tokens;
-  if (!p.error && parts_.settings.constrain) {
-    auto constraint = constraints_.make(p.chat, p.prompt.in_reasoning);
+  if (!p.error && constraints_) {
+    auto constraint = constraints_->make(p.chat, p.prompt.in_reasoning);
     if (constraint) {
       p.constraint = *std::move(constraint);
     } else {
@@ -161,7 +166,7 @@ Task<> App::complete(Call& call) {
 }
 
 Task<> App::stream_answer(Call& call, Prepared& p, TokenStream& stream) {
-  auto formatter = make_formatter(p.chat, response_context());
+  auto formatter = make_formatter(p.chat, response_context(call.http));
   AnswerInProgress answer(p.chat, parts_.tokenizer, p.prompt.in_reasoning,
                           static_cast<int64_t>(p.prompt.ids.size()), *formatter);
   SseWriter sse(call.out);
@@ -196,7 +201,7 @@ Task<> App::stream_answer(Call& call, Prepared& p, TokenStream& stream) {
 }
 
 Task<> App::whole_answer(Call& call, Prepared& p, TokenStream& stream) {
-  auto formatter = make_formatter(p.chat, response_context());
+  auto formatter = make_formatter(p.chat, response_context(call.http));
   AnswerInProgress answer(p.chat, parts_.tokenizer, p.prompt.in_reasoning,
                           static_cast<int64_t>(p.prompt.ids.size()), *formatter);
   bool first = true;
@@ -286,9 +291,7 @@ void App::settle(Call& call, Prepared& p, const AnswerInProgress& answer,
 Task<> App::count_tokens(Call& call) {
   Prepared p = co_await prepare(call);
   if (p.error && p.error->fault != Fault::kContextLength) co_return co_await send_error(call, *p.error);
-  JsonWriter json;
-  json.begin_object().field("input_tokens", p.prompt.ids.size()).end_object();
-  co_await send_json(call, 200, json.text());
+  co_await send_json(call, 200, token_count_body(static_cast<int64_t>(p.prompt.ids.size())));
 }
 
 }  // namespace kvasir

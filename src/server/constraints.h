@@ -7,7 +7,7 @@
 
 #include "api/chat_request.h"
 #include "base/token_constraint.h"
-#include "text/tokenizer.h"
+#include "grammar/vocabulary.h"
 
 namespace kvasir {
 
@@ -15,8 +15,8 @@ class Log;
 
 class Constraints {
  public:
-  // All outlive this. `vocab_size`: of the model's logits.
-  Constraints(const Tokenizer& tokenizer, int32_t end_token, int64_t vocab_size, Log& log);
+  // `log` outlives this.
+  Constraints(std::shared_ptr<const Vocabulary> vocabulary, Log& log);
   ~Constraints();
 
   // Null: nothing is constrained. An error names the part of a schema that cannot be honoured, for a reply

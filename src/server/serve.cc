@@ -158,6 +158,7 @@ struct Server::Parts {
   std::unique_ptr<ApiKeys> keys;
   std::unique_ptr<ReplayScript> script;
   std::unique_ptr<Tokenizer> tokenizer;
+  std::shared_ptr<const Vocabulary> vocabulary;
   LoadedModel loaded;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<ReplayMemory> memory;
@@ -205,6 +206,8 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
   KVASIR_TRY(engine, Engine::make(loaded.model, std::move(ops), std::move(options)));
   memory = std::make_unique<ReplayMemory>(kReplayMemoryBytes, replay_store(disk));
   sessions = std::make_unique<Sessions>(*engine, disk, SessionLimits{});
+  KvLayout layout = KvLayout::make(loaded.model.config, settings.chosen_numerics());
+  int64_t now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   TemplateRevision revision =
       loaded.revision == ChatRevision::kB ? TemplateRevision::kB : TemplateRevision::kA;
   app = std::make_unique<App>(AppParts{settings, *tokenizer, *engine, log, metrics, keys.get(), script.get(),

@@ -27,10 +27,6 @@ std::string note_key(const SessionRecord& record) {
   return fmt::format("{}{:016x}/{}", kNotePrefix, record.cache_namespace, record.id);
 }
 
-Error not_found(std::string_view id) {
-  return Error{ErrorCode::kNotFound, fmt::format("no session '{}'", id)};
-}
-
 }  // namespace
 
 Sessions::Sessions(Engine& engine, DiskStore* disk, SessionLimits limits)
@@ -54,7 +50,7 @@ Sessions::Sessions(Engine& engine, DiskStore* disk, SessionLimits limits)
   });
 }
 
-std::list<SessionRecord>::iterator Sessions::find(uint64_t cache_namespace, std::string_view id) {
+std::list<SessionRecord>::iterator Sessions::place_of(uint64_t cache_namespace, std::string_view id) {
   return std::find_if(records_.begin(), records_.end(), [&](const SessionRecord& r) {
     return r.cache_namespace == cache_namespace && r.id == id;
   });
@@ -81,7 +77,7 @@ void Sessions::touch(uint64_t cache_namespace, const std::string& id,
   prompt.insert(prompt.end(), answer.begin(), answer.end());
 
   std::lock_guard lock(mutex_);
-  auto record = find(cache_namespace, name);
+  auto record = place_of(cache_namespace, name);
   if (record == records_.end()) {
     records_.emplace_front();
     record = records_.begin();
@@ -100,30 +96,38 @@ void Sessions::touch(uint64_t cache_namespace, const std::string& id,
 }
 
 std::vector<SessionRecord> Sessions::list(uint64_t cache_namespace) const {
+  auto all = find(cache_namespace, "", SessionMatch::kPrefix);
+  return all ? *std::move(all) : std::vector<SessionRecord>();
+}
+
+Result<std::vector<SessionRecord>> Sessions::find(uint64_t cache_namespace, std::string_view id, SessionMatch match) const {
   std::lock_guard lock(mutex_);
   std::vector<SessionRecord> out;
   for (const SessionRecord& record : records_) {
     if (record.cache_namespace != cache_namespace) continue;
-    out.push_back(record);
+    if (match == SessionMatch::kWhole ? record.id == id : record.id.starts_with(id)) out.push_back(record);
   }
+  if (out.empty()) return Error{ErrorCode::kNotFound, fmt::format("no session '{}'", id)};
   return out;
 }
 
-Result<SessionRecord> Sessions::fork(uint64_t cache_namespace, std::string_view id, int64_t tokens) {
+Result<SessionRecord> Sessions::fork(uint64_t cache_namespace, std::string_view id, std::string new_id, std::optional<int64_t> tokens) {
   std::lock_guard lock(mutex_);
-  auto from = find(cache_namespace, id);
-  if (from == records_.end()) return not_found(id);
+  auto from = place_of(cache_namespace, id);
+  if (from == records_.end()) return Error{ErrorCode::kNotFound, fmt::format("no session '{}'", id)};
   auto length = static_cast<int64_t>(from->tokens.size());
-  if (tokens < 0 || tokens > length) {
-    return Error{
-        ErrorCode::kInvalid,
-        fmt::format("tokens: expected 1 to {}, the length of session '{}', saw {}", length, id, tokens)};
+  int64_t wanted = tokens.value_or(length);
+  if (wanted < 1 || wanted > length) {
+    return Error{ErrorCode::kInvalid, fmt::format("at_tokens: expected 1 to {}, the length of session '{}', saw {}", length, id, wanted)};
   }
+  if (!new_id.empty() && place_of(cache_namespace, new_id) != records_.end()) {
+    return Error{ErrorCode::kInvalid, fmt::format("new_id: there is a session '{}' already", new_id)};
+  }
+  for (int n = 1; new_id.empty() || place_of(cache_namespace, new_id) != records_.end(); ++n) new_id = fmt::format("{}-fork-{}", id, n);
   SessionRecord fork;
-  for (int n = 1; fork.id.empty() || find(cache_namespace, fork.id) != records_.end(); ++n)
-    fork.id = fmt::format("{}-fork-{}", id, n);
+  fork.id = std::move(new_id);
   fork.cache_namespace = cache_namespace;
-  fork.tokens.assign(from->tokens.begin(), from->tokens.begin() + (tokens == 0 ? length : tokens));
+  fork.tokens.assign(from->tokens.begin(), from->tokens.begin() + wanted);
   fork.parent = from->id;
   fork.created = fork.used = now_seconds();
   token_bytes_ += fork.tokens.size() * sizeof(int32_t);
@@ -132,46 +136,31 @@ Result<SessionRecord> Sessions::fork(uint64_t cache_namespace, std::string_view 
   return fork;
 }
 
-Result<SessionRecord> Sessions::save(uint64_t cache_namespace, std::string_view id) {
-  SessionRecord record;
-  {
-    std::lock_guard lock(mutex_);
-    auto found = find(cache_namespace, id);
-    if (found == records_.end()) return not_found(id);
-    record = *found;
-  }
+Status Sessions::save(SessionRecord& record) {
   if (!disk_) return Error{ErrorCode::kUnsupported, "this server keeps no cache on disk (cache.disk)"};
   Status saved;
-  engine_.call([&](PrefixCache& cache) { saved = cache.save({cache_namespace, record.tokens}); });
-  if (!saved) return saved.error();
-  KVASIR_TRY_STATUS(disk_->put_note(note_key(record), std::as_bytes(std::span(record.tokens))));
-  std::lock_guard lock(mutex_);
-  if (auto found = find(cache_namespace, id); found != records_.end()) found->saved = true;
+  engine_.call([&](PrefixCache& cache) { saved = cache.save({record.cache_namespace, record.tokens}); });
+  KVASIR_TRY_STATUS(saved);
   record.saved = true;
-  return record;
+  if (record.id.empty()) return {};
+  KVASIR_TRY_STATUS(disk_->put_note(note_key(record), std::as_bytes(std::span(record.tokens))));
+  KVASIR_TRY_STATUS(disk_->flush());
+  std::lock_guard lock(mutex_);
+  if (auto found = place_of(record.cache_namespace, record.id); found != records_.end()) found->saved = true;
+  return {};
 }
 
-Result<int64_t> Sessions::remove(uint64_t cache_namespace, std::string_view id, bool prefix) {
-  std::vector<SessionRecord> gone;
+Status Sessions::remove(const SessionRecord& record) {
   {
     std::lock_guard lock(mutex_);
-    for (auto at = records_.begin(); at != records_.end();) {
-      bool match = at->cache_namespace == cache_namespace && (prefix ? at->id.starts_with(id) : at->id == id);
-      if (!match) {
-        ++at;
-        continue;
-      }
-      token_bytes_ -= at->tokens.size() * sizeof(int32_t);
-      gone.push_back(std::move(*at));
-      at = records_.erase(at);
+    if (auto found = place_of(record.cache_namespace, record.id); found != records_.end()) {
+      token_bytes_ -= found->tokens.size() * sizeof(int32_t);
+      records_.erase(found);
     }
   }
-  if (gone.empty()) return not_found(id);
-  for (const SessionRecord& record : gone) {
-    engine_.call([&](PrefixCache& cache) { cache.forget({cache_namespace, record.tokens}); });
-    if (record.saved && disk_) KVASIR_TRY_STATUS(disk_->put_note(note_key(record), {}));
-  }
-  return static_cast<int64_t>(gone.size());
+  engine_.call([&](PrefixCache& cache) { cache.forget({record.cache_namespace, record.tokens}); });
+  if (record.saved && disk_ && !record.id.empty()) return disk_->put_note(note_key(record), {});
+  return {};
 }
 
 }  // namespace kvasir

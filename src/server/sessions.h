@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <list>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,8 @@ struct SessionRecord {
   bool saved = false;
 };
 
+enum class SessionMatch { kWhole, kPrefix };
+
 struct SessionLimits {
   size_t sessions = 1024;
   size_t token_bytes = size_t{256} << 20;
@@ -46,16 +49,19 @@ class Sessions {
 
   // Last used first.
   std::vector<SessionRecord> list(uint64_t cache_namespace) const;
-  // A new session of the first `tokens` tokens of `id` (0: all). kNotFound, kInvalid: it is not that long.
-  Result<SessionRecord> fork(uint64_t cache_namespace, std::string_view id, int64_t tokens);
-  // Its KV and its tokens are on disk and synced when this returns. kUnsupported: there is no disk tier.
-  Result<SessionRecord> save(uint64_t cache_namespace, std::string_view id);
-  // Sessions whose id is, or with `prefix` begins with, `id`; their KV goes too, where no other session
-  // shares it. Returns how many.
-  Result<int64_t> remove(uint64_t cache_namespace, std::string_view id, bool prefix);
+  // Those whose id is, or begins with, `id`. kNotFound: none.
+  Result<std::vector<SessionRecord>> find(uint64_t cache_namespace, std::string_view id, SessionMatch match) const;
+  // A session of the first `tokens` tokens of `id`, all if not given; `new_id` empty: one is made. kNotFound; kInvalid:
+  // it is not that long, or `new_id` is taken.
+  Result<SessionRecord> fork(uint64_t cache_namespace, std::string_view id, std::string new_id, std::optional<int64_t> tokens);
+  // Its KV and, if it has an id, its tokens are on disk and synced when this returns; sets record.saved. kUnsupported:
+  // there is no disk tier. Waits for the engine and the disk.
+  Status save(SessionRecord& record);
+  // Its KV goes too, where no other session shares it. Waits for the engine.
+  Status remove(const SessionRecord& record);
 
  private:
-  std::list<SessionRecord>::iterator find(uint64_t cache_namespace, std::string_view id);
+  std::list<SessionRecord>::iterator place_of(uint64_t cache_namespace, std::string_view id);
   void trim();
 
   Engine& engine_;

@@ -223,10 +223,10 @@ TEST_F(ServeTest, SessionsAreListedForkedSavedAndForgotten) {
   ASSERT_EQ(list.status, 200) << list.text;
   ASSERT_EQ(list.json["data"].size(), 1u) << list.text;
   EXPECT_EQ(list.json["data"][0]["id"], "work");
-  Reply fork = post("/v1/sessions/work/fork", {{"tokens", 256}});
+  Reply fork = post("/v1/sessions/fork", {{"id", "work"}, {"at_tokens", 256}});
   ASSERT_EQ(fork.status, 200) << fork.text;
   EXPECT_EQ(fork.json["tokens"], 256);
-  EXPECT_EQ(post("/v1/sessions/work/save", Json::object()).status, 200);
+  EXPECT_EQ(post("/v1/sessions/save", {{"id", "work"}}).status, 200);
   stop();
   start(settings());
   list = ask("GET", "/v1/sessions");
