@@ -158,6 +158,8 @@ Task<bool> Connection::answer(const HttpRequest& request) {
   if (!out.started()) {
     if (failure.empty() && !hung_up_) failure = "the handler ended without a response";
     keep_alive_ = false;
+  }
+  if (!out.started() && !hung_up_) {
     const HttpError error{500, "the server failed to answer", request.id, request.path};
     const HttpResponse response = server_.error_response(error);
     co_await out.send(response);

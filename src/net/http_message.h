@@ -42,7 +42,9 @@ struct HttpRequest {
   }
 };
 
-// The server adds Content-Length or Transfer-Encoding, Connection, Date and X-Request-Id.
+// The server adds Content-Length or Transfer-Encoding, Connection, Date and X-Request-Id; to set the first
+// four is a bug. A header whose value has a line end or a NUL is left out: a value may repeat what a client
+// sent.
 struct HttpResponse {
   int status = 200;
   std::vector<HttpHeader> headers;

@@ -92,7 +92,8 @@ struct HttpServer::Impl {
 
   ServerState state;  // outlives the context, which holds the connections
   std::unique_ptr<asio::io_context> context;
-  asio::strand<asio::io_context::executor_type> strand;  // of the acceptor
+  // The acceptor's. These two go before the context, to which they point.
+  std::optional<asio::strand<asio::io_context::executor_type>> strand;
   std::unique_ptr<tcp::acceptor> acceptor;
   std::vector<std::thread> threads;
   int port = 0;
@@ -111,7 +112,7 @@ Status HttpServer::Impl::listen() {
     address = found.begin()->endpoint().address();
   }
   const tcp::endpoint endpoint(address, static_cast<uint16_t>(options.port));
-  acceptor = std::make_unique<tcp::acceptor>(strand);
+  acceptor = std::make_unique<tcp::acceptor>(*strand);
   acceptor->open(endpoint.protocol(), error);
   if (!error) acceptor->set_option(asio::socket_base::reuse_address(true), error);
   if (!error && options.limits.send_buffer_bytes > 0) {  // accepted sockets inherit it
@@ -130,7 +131,7 @@ Status HttpServer::Impl::listen() {
 
 Task<> HttpServer::Impl::accept_forever() {
   const auto await = asio::as_tuple(asio::use_awaitable);
-  asio::steady_timer pause(strand);
+  asio::steady_timer pause(*strand);
   while (acceptor->is_open()) {
     bool full = false;
     {
@@ -197,7 +198,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::make(HttpServerOptions options, 
     KVASIR_TRY(impl->state.tls, make_tls_context(*impl->state.options.tls));
   }
   KVASIR_TRY_STATUS(impl->listen());
-  asio::co_spawn(impl->strand, impl->accept_forever(), asio::detached);
+  asio::co_spawn(*impl->strand, impl->accept_forever(), asio::detached);
   for (int i = 0; i < impl->state.options.threads; ++i) {
     impl->threads.emplace_back([context = impl->context.get()] { context->run(); });
   }
@@ -210,7 +211,7 @@ std::string HttpServer::url() const { return impl_->url; }
 void HttpServer::stop(Clock::time_point deadline) {
   if (!impl_->context) return;
   impl_->state.stopping = true;
-  asio::post(impl_->strand, [impl = impl_.get()] {
+  asio::post(*impl_->strand, [impl = impl_.get()] {
     SystemError ignored;
     impl->acceptor->close(ignored);
   });
@@ -222,6 +223,7 @@ void HttpServer::stop(Clock::time_point deadline) {
   impl_->context->stop();
   for (std::thread& thread : impl_->threads) thread.join();
   impl_->acceptor.reset();
+  impl_->strand.reset();
   impl_->context.reset();
 }
 

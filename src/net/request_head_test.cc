@@ -108,7 +108,8 @@ TEST(RequestParser, GrowsABodyOnlyAsBytesArrive) {
 }
 
 TEST(RequestParser, ReadsTheSameBodyHoweverTheChunksAreCut) {
-  const std::string bytes = "19;name=\"v\"\r\nhello to everyone in this\r\n1\r\n \r\n005\r\nworld\r\n0;end\r\n\r\nGET";
+  const std::string bytes =
+      "19;name=\"v\"\r\nhello to everyone in this\r\n1\r\n \r\n005\r\nworld\r\n0;end\r\n\r\nGET";
   for (size_t step = 1; step <= bytes.size(); ++step) {
     BodyBudget budget(1 << 20);
     HttpRequest request;

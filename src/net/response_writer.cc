@@ -97,7 +97,10 @@ Task<bool> ResponseWriter::send(const HttpResponse& response) {
 Task<bool> ResponseWriter::begin(int status, const std::vector<HttpHeader>& headers) {
   KVASIR_CHECK(state_ == State::kNothing || state_ == State::kBroken, "a response is begun twice");
   KVASIR_CHECK(may_have_body(status), "status {} has no body to stream", status);
-  if (!connected()) co_return false;
+  if (!connected()) {
+    state_ = State::kBroken;
+    co_return false;
+  }
   state_ = State::kStreaming;
   chunked_ = connection_.minor_version() == 1;
   if (!chunked_) connection_.close_after_response();

@@ -207,7 +207,7 @@ class TestServer {
   std::unique_ptr<HttpServer> server;
   int port = 0;
   Count waiting, gone, handled;
-  std::atomic<int> waits_ended_by_timeout{0};
+  std::atomic<int> waits_ended_by_timeout{0}, sent_after_the_end{0};
 
  private:
   Task<> handle(const HttpRequest& request, ResponseWriter& out) {
@@ -220,6 +220,11 @@ class TestServer {
         const bool notified = co_await out.signal().wait(20s);
         if (!notified) ++waits_ended_by_timeout;
       }
+      // A handler that does not look at what it is told must do no harm.
+      bool sent = co_await out.begin(200, text);
+      if (!sent) sent = co_await out.write("too late");
+      if (!sent) sent = co_await out.finish();
+      if (sent) ++sent_after_the_end;
       gone.add();
     } else if (request.path == "/stream") {
       co_await out.begin(200, text);

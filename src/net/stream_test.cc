@@ -18,6 +18,7 @@ TEST(Stream, AHangUpIsNoticedWhileNothingIsSent) {
     EXPECT_LT(steady_clock::now() - begin, 1s);
   }
   EXPECT_EQ(server.waits_ended_by_timeout, 0);
+  EXPECT_EQ(server.sent_after_the_end, 0);
 }
 
 TEST(Stream, AHangUpIsNoticedAfterTheHead) {
@@ -148,7 +149,7 @@ TEST(Signal, NoNotificationIsLost) {
   Signal ping;
   std::atomic<int> sent{0}, seen{0};
   Count started;
-  bool timed_out = false;
+  std::atomic<bool> timed_out{false};
   auto server = HttpServer::make({}, [&](const HttpRequest&, ResponseWriter& out) -> Task<> {
     started.add();
     while (seen < kRounds && !timed_out) {
