@@ -34,7 +34,7 @@ class TokenStream {
  public:
   ~TokenStream();
   // `notify` runs on the engine thread whenever the stream turns from empty to not empty (at once, if it already
-  // is not); it must not block. Set before the first try_next.
+  // is not); it must not block, nor touch the stream. Set before the first try_next.
   void set_notify(std::function<void()> notify);
   // False: nothing there now. After kEnd there is never anything more.
   bool try_next(StreamEvent& event);
