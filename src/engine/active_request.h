@@ -60,6 +60,7 @@ struct ActiveRequest {
   std::vector<SnapshotPoint> points;  // ascending; those below length() are done
   size_t next_point = 0;
   bool admitted = false;             // kAdmitted was sent
+  int64_t prefilled = 0;             // the last kPrefill; after a preemption it waits until it is passed
   int64_t preempted_at = 0;          // length of the kPreempted snapshot; 0: none
 
   // A request with the same prompt up to `leader_tokens` computes it now: cheaper to wait for.

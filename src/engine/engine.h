@@ -34,7 +34,7 @@ class TokenStream {
  public:
   ~TokenStream();
   // `notify` runs on the engine thread whenever the stream turns from empty to not empty (at once, if it already
-  // is not); it must not block. Set before the first try_next.
+  // is not); it must not block, nor touch the stream. Set before the first try_next.
   void set_notify(std::function<void()> notify);
   // False: nothing there now. After kEnd there is never anything more.
   bool try_next(StreamEvent& event);
@@ -81,8 +81,10 @@ class Engine {
   EngineMetrics metrics() const;
   int64_t max_context() const;
 
-  // Of a page, in order: what a DiskStore for this model is opened with (DiskOptions::section_bytes).
-  static std::vector<int64_t> section_bytes(const Model& model, Numerics numerics);
+  // Fills in what the disk tier must know of pages and snapshots: page_tokens, section_bytes, model.layout and
+  // model.numerics. The rest is the caller's, and what else changes bits (the CPU's instruction set) belongs into
+  // model.numerics too.
+  static void describe_pages(const Model& model, Numerics numerics, DiskOptions& disk);
 
  private:
   struct Impl;

@@ -91,7 +91,7 @@ void EngineLoop::keep_snapshot(ActiveRequest& a, SnapshotUse use) {
 void EngineLoop::finish(ActiveRequest& a, EndReason reason, const Error& error) {
   if (a.phase == Phase::kEnded) return;
   if (!failed_) {
-    if (a.sequence && a.length() > 0) {
+    if (a.sequence && a.length() > a.plan.start) {
       keep_snapshot(a, a.generated > 0 ? SnapshotUse::kOutputEnd : SnapshotUse::kPromptEnd);
       cache_->write_behind(a.key(a.length()));
     }

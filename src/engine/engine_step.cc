@@ -133,10 +133,11 @@ void EngineLoop::record(int64_t decode_rows, int64_t prefill_rows, Clock::time_p
 void EngineLoop::commit(Row& row) {
   ActiveRequest& a = *row.request;
   a.drafts.clear();
-  if (row.start < a.prompt_tokens) {
+  if (int64_t prefilled = std::min(a.length(), a.prompt_tokens); prefilled > a.prefilled && row.start < a.prompt_tokens) {
+    a.prefilled = prefilled;
     StreamEvent event;
     event.kind = StreamEvent::Kind::kPrefill;
-    event.prefilled = std::min(a.length(), a.prompt_tokens);
+    event.prefilled = prefilled;
     a.stream->push(std::move(event));
   }
   if (a.phase == Phase::kClosing) return finish(a, a.reason);

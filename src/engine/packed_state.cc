@@ -10,7 +10,7 @@ namespace kvasir {
 namespace {
 
 struct Header {
-  static constexpr uint32_t kMagic = 0x31534e53;  // "SNS1"; a new layout of these bytes gets a new one
+  static constexpr uint32_t kMagic = 0x30534e53 + (kPackedVersion << 24);  // "SNS" and a digit
   uint32_t magic = kMagic;
   uint32_t draft = 0;  // the draft block's window is there
   int64_t length = 0;

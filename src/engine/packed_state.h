@@ -16,6 +16,8 @@
 
 namespace kvasir {
 
+inline constexpr uint32_t kPackedVersion = 1;  // of the bytes described above
+
 enum class DraftWindow { kLeave, kKeep };
 
 std::vector<std::byte> pack_state(const KvLayout& layout, const Sequence& sequence, DraftWindow draft);

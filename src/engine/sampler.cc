@@ -73,7 +73,9 @@ int32_t Sampler::draw(std::span<const float> logits, int64_t position) {
     total = 0;
     for (float l : logits) total += std::exp((l - max) / params_.temperature);
   }
+  bool by_id = true;  // candidates_ ascend by id until a filter has moved them
   if (params_.top_k > 0 && params_.top_k < static_cast<int>(candidates_.size())) {
+    by_id = false;
     std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(), before);
     candidates_.resize(params_.top_k);
     total = 0;
@@ -85,7 +87,7 @@ int32_t Sampler::draw(std::span<const float> logits, int64_t position) {
     size_t keep = 0;
     while (keep < candidates_.size() && sum < params_.top_p * total) sum += candidates_[keep++].first;
     candidates_.resize(std::max<size_t>(1, keep));
-  } else {
+  } else if (!by_id) {
     std::sort(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   }
   double sum = 0;

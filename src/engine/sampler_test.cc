@@ -86,6 +86,38 @@ TEST(Sampler, SameSeedAndPositionGiveTheSameToken) {
   EXPECT_GT(differs, 40);
 }
 
+TEST(Sampler, AMaskForbidsBeforeEveryFilterAndLeavesLogprobsAlone) {
+  std::vector<float> logits = {5, 4, 3, 2, 1};
+  std::vector<uint32_t> mask = {0b11100};
+  for (float temperature : {0.f, 1.f}) {
+    SamplingParams p;
+    p.temperature = temperature;
+    p.top_k = 1;
+    p.min_p = 0.9f;
+    p.top_logprobs = 1;
+    Sampler sampler(p);
+    SampledToken token = sampler.sample({logits.data(), {5}}, 0, mask);
+    EXPECT_EQ(token.id, 2) << "the best of what is allowed";
+    EXPECT_EQ(token.top[0].first, 0) << "the best of all";
+    EXPECT_FLOAT_EQ(token.logprob, token.top[0].second - 2);
+  }
+  SamplingParams p;
+  p.logit_bias = {{0, 100.f}};
+  Sampler sampler(p);
+  for (int i = 0; i < 200; ++i) EXPECT_GE(sampler.sample({logits.data(), {5}}, i, mask).id, 2);
+}
+
+TEST(Sampler, AForcedTokenHasItsOwnLogprob) {
+  SamplingParams p;
+  p.top_logprobs = 2;
+  Sampler sampler(p);
+  std::vector<float> logits = {std::log(.5f), std::log(.3f), std::log(.2f)};
+  SampledToken token = sampler.force({logits.data(), {3}}, 2);
+  EXPECT_EQ(token.id, 2);
+  EXPECT_NEAR(token.logprob, std::log(.2f), 1e-6);
+  EXPECT_EQ(token.top[0].first, 0);
+}
+
 TEST(Sampler, LogitBiasMovesTheChoiceAndLogprobsAreNormalised) {
   SamplingParams p;
   p.temperature = 0;

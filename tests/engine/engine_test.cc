@@ -128,7 +128,7 @@ TEST(Engine, EndsARequestAtItsDeadlineWhetherItRunsOrWaits) {
   options.max_running = 1;
   auto engine = make_engine(nano(), Numerics::kFast, std::move(options));
   Request first = greedy(some_prompt(100), 100000), second = greedy(some_prompt(100, 3), 10);
-  first.deadline = steady_clock::now() + milliseconds(400);
+  first.deadline = steady_clock::now() + milliseconds(2000);
   second.deadline = steady_clock::now() + milliseconds(100);
   Reader a(engine->submit(std::move(first))), b(engine->submit(std::move(second)));
   EXPECT_EQ(b.finish().reason, EndReason::kDeadline);
