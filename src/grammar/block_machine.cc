@@ -20,7 +20,7 @@ constexpr uint8_t kRoom = 64;  // levels of JSON in a value, as for a JSON text
 
 enum BlockPhase : uint8_t { kHead, kInvoke, kToolName, kToolNameEnd, kBeforeParameters, kNextInvoke, kCloseBlock, kBlockDone };
 enum ParametersPhase : uint8_t {
-  kFirst, kEmptyClose, kOpenParameter, kKey, kIsString, kTrue, kFalse, kRaw, kJson, kCloseParameter, kNext, kCloseInvoke, kDone
+  kFirst, kEmptyClose, kOpenParameter, kKey, kIsString, kTrue, kFalse, kValue, kCloseParameter, kNext, kCloseInvoke, kDone
 };
 
 constexpr size_t kOpenedAt = 4;  // symbols of the head that "<｜DSML｜" ends
@@ -83,6 +83,24 @@ bool StackMachine::is_block_complete(const Frame& f) const {
   return f.phase == (f.kind == Frame::Kind::kBlock ? uint8_t{kBlockDone} : uint8_t{kDone});
 }
 
+bool StackMachine::is_parameter_key(const Frame& f) {
+  return f.kind == Frame::Kind::kParameters && f.phase == kKey;
+}
+
+void StackMachine::end_parameter_key(Frame& f, int32_t label) {
+  f.count = static_cast<uint32_t>(label);
+  f.phase = kIsString;
+  f.state = 0;
+}
+
+// After the opening tag, whose end says of which form the value is.
+void StackMachine::enter_parameter(Frame f, bool raw, int32_t below, std::vector<Config>& out) {
+  const ObjectRule::Value& value = object_of(f).values[f.count];
+  f.phase = kCloseParameter;
+  f.count = 0;
+  enter_value(raw ? value.raw : value.json, f, below, out);
+}
+
 void StackMachine::step_block(const Config& c, Symbol symbol, std::vector<Config>& out) {
   const BlockRule& rule = grammar_.block;
   switch (c.top.phase) {
@@ -130,11 +148,14 @@ void StackMachine::step_parameters(const Config& c, Symbol symbol, std::vector<C
   const auto fixed = [&](ParametersPhase phase, ParametersPhase next) {
     step_fixed(c, parameters_text(phase), symbol, phase, next, out);
   };
-  const auto value = [&](uint32_t node) {
-    Frame next = c.top;
-    next.phase = kCloseParameter;
-    next.count = 0;
-    step_value(node, next, c.below, symbol, out);
+  // The last symbol of an opening tag begins the value.
+  const auto open_value = [&](ParametersPhase phase) {
+    const size_t before = out.size();
+    fixed(phase, kValue);
+    if (out.size() == before || out.back().top.phase != kValue) return;
+    const Frame f = out.back().top;
+    out.pop_back();
+    enter_parameter(f, phase == kTrue, c.below, out);
   };
   switch (c.top.phase) {
     case kFirst:
@@ -146,28 +167,17 @@ void StackMachine::step_parameters(const Config& c, Symbol symbol, std::vector<C
       return fixed(kOpenParameter, kKey);
     case kKey: {
       Frame f = c.top;
-      if (!step_key(f, rule, symbol)) return;
-      if (rule.keys->accepts(f.state)) {
-        f.count = static_cast<uint32_t>(rule.keys->label(f.state));
-        f.seen.add(f.count);
-        f.phase = kIsString;
-        f.state = 0;
-      }
-      out.push_back({f, c.below});
+      if (step_key(f, symbol)) out.push_back({f, c.below});
       return;
     }
     case kIsString:
-      if (rule.values[c.top.count].raw != kNoNode) fixed(kTrue, kRaw);
-      if (rule.values[c.top.count].json != kNoNode) fixed(kFalse, kJson);
+      if (rule.values[c.top.count].raw != kNoNode) fixed(kTrue, kValue);
+      if (rule.values[c.top.count].json != kNoNode) fixed(kFalse, kValue);
       return;
     case kTrue:
-      return fixed(kTrue, kRaw);
+      return open_value(kTrue);
     case kFalse:
-      return fixed(kFalse, kJson);
-    case kRaw:
-      return value(rule.values[c.top.count].raw);
-    case kJson:
-      return value(rule.values[c.top.count].json);
+      return open_value(kFalse);
     case kCloseParameter:
       return fixed(kCloseParameter, kNext);
     case kEmptyClose:

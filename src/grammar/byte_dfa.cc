@@ -9,6 +9,18 @@
 
 namespace kvasir {
 
+bool ByteDfa::same_as(const ByteDfa& other) const {
+  return class_of_ == other.class_of_ && table_ == other.table_ && labels_ == other.labels_;
+}
+
+size_t ByteDfa::content_hash() const {
+  uint64_t h = 14695981039346656037u;
+  for (const auto* part : {&table_, &labels_}) {
+    for (int32_t x : *part) h = (h ^ static_cast<uint32_t>(x)) * 1099511628211u;
+  }
+  return h;
+}
+
 int32_t ByteDfaBuilder::add_state(int32_t label) {
   rows_.emplace_back().fill(ByteDfa::kNone);
   labels_.push_back(label);

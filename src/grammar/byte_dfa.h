@@ -26,6 +26,8 @@ class ByteDfa {
   int32_t label(int32_t state) const { return labels_[static_cast<size_t>(state)]; }
   bool accepts(int32_t state) const { return label(state) != kNone; }
   size_t num_states() const { return labels_.size(); }
+  bool same_as(const ByteDfa& other) const;
+  size_t content_hash() const;
   // Tells automata apart, in the whole process.
   uint64_t id() const { return id_; }
   size_t bytes() const { return sizeof *this + table_.size() * sizeof(int32_t) + labels_.size() * sizeof(int32_t); }

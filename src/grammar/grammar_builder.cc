@@ -65,9 +65,20 @@ Result<uint32_t> GrammarBuilder::add_value(const std::string& path) {
 
 void GrammarBuilder::add_dfa(uint32_t value, SharedDfa dfa) {
   if (dfa == nullptr) return;
+  dfa = shared(std::move(dfa));
   const auto [at, added] = dfa_ids_.try_emplace(dfa.get(), static_cast<uint32_t>(grammar_->dfas.size()));
   if (added) grammar_->dfas.push_back(std::move(dfa));
   grammar_->values[value].alternatives.push_back({Alternative::Kind::kDfa, at->second, 0});
+}
+
+SharedDfa GrammarBuilder::shared(SharedDfa dfa) {
+  const size_t hash = dfa->content_hash();
+  const auto [begin, end] = known_dfas_.equal_range(hash);
+  for (auto known = begin; known != end; ++known) {
+    if (known->second->same_as(*dfa)) return known->second;
+  }
+  known_dfas_.emplace(hash, dfa);
+  return dfa;
 }
 
 Status GrammarBuilder::count_states(size_t states, const std::string& path) {
@@ -238,8 +249,8 @@ Status GrammarBuilder::finish_object(uint32_t index) {
   if (!keys) return Error{keys.error().code, fmt::format("{}: {}", draft.path, keys.error().message)};
   auto dfa = spelled(*keys, draft.form, limits_.max_text_states);
   if (!dfa) return Error{dfa.error().code, fmt::format("{}: {}", draft.path, dfa.error().message)};
-  rule.keys = *std::move(dfa);
-  if (rule.keys == nullptr) return {};
+  if (*dfa == nullptr) return {};
+  rule.keys = shared(*std::move(dfa));
   KVASIR_TRY_STATUS(count_states(rule.keys->num_states(), draft.path));
   rule.reach = reach_of(*rule.keys, num_names);
   return {};

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "base/result.h"
@@ -71,6 +72,10 @@ class GrammarBuilder {
   std::shared_ptr<Grammar> grammar_;
   std::vector<ObjectDraft> drafts_;   // [object]
   std::vector<uint32_t> heights_;     // [object]
+  // By content: many properties of many tools are the same, and masks are remembered by automaton.
+  SharedDfa shared(SharedDfa dfa);
+
+  std::unordered_multimap<size_t, SharedDfa> known_dfas_;
   std::map<const ByteDfa*, uint32_t> dfa_ids_;
   size_t states_ = 0;
 };

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 
 namespace kvasir {
 namespace {
@@ -92,15 +93,25 @@ void GrammarMatcher::fill_mask(std::span<uint32_t> mask) {
 
 void GrammarMatcher::add_tokens(const Config& config, std::span<uint32_t> mask) {
   const std::shared_ptr<const FrameMask> known = mask_of(config.top);
+  const std::vector<Vocabulary::TrieNode>& trie = cache_->vocabulary().trie();
   for (size_t i = 0; i < known->words.size(); ++i) mask[i] |= known->words[i];
   for (int32_t token : known->tokens) set_bit(mask, token);
+  if (machine_.is_free_key(config.top)) {
+    for (const FrameMask::Exit& exit : known->exits) {
+      Config next = config;
+      if (!machine_.move_key(next.top, exit.state)) continue;
+      if (trie[exit.node].token >= 0) set_bit(mask, trie[exit.node].token);
+      walk(exit.node + 1, trie[exit.node].end, next, mask, nullptr);
+    }
+    return;
+  }
   if (config.below == StackMachine::kBottom) return;
   const Config below = machine_.waiting(config.below);
-  for (uint32_t exit : known->exits) {
-    if (exit == FrameMask::kRoot) {
+  for (const FrameMask::Exit& exit : known->exits) {
+    if (exit.node == FrameMask::kRoot) {
       add_tokens(below, mask);
     } else {
-      walk(exit + 1, cache_->vocabulary().trie()[exit].end, below, mask, nullptr);
+      walk(exit.node + 1, trie[exit.node].end, below, mask, nullptr);
     }
   }
 }
@@ -118,6 +129,9 @@ MaskCache::Key GrammarMatcher::key_of(const Frame& frame) const {
       return {rule.dfa->id(), {.kind = frame.kind, .state = frame.state, .count = missing, .blank = room}};
     }
     default: {
+      if (machine_.is_free_key(frame)) {
+        return {machine_.object_of(frame).keys->id(), {.kind = frame.kind, .state = frame.state}};
+      }
       MaskCache::Key key{grammar_->id, frame};
       key.frame.room = std::min(frame.room, kMaxOpenings);
       return key;
@@ -131,32 +145,26 @@ std::shared_ptr<const FrameMask> GrammarMatcher::mask_of(const Frame& frame) {
   const Vocabulary& v = cache_->vocabulary();
   auto fresh = std::make_shared<FrameMask>();
   std::vector<uint32_t> words(v.mask_words());
-  std::vector<uint32_t> exits;
-  if (machine_.is_complete(frame)) exits.push_back(FrameMask::kRoot);
-  if (frame.kind == Frame::Kind::kCounted) {
-    const size_t mark = machine_.mark();
-    walk(0, static_cast<uint32_t>(v.trie().size()), {frame, StackMachine::kOpen}, words, &exits);
-    machine_.rewind(mark);
-  } else if (frame.kind == Frame::Kind::kDfa) {
-    walk_automaton(*grammar_->dfas[frame.rule], frame.state, words, exits);
+  if (machine_.is_free_key(frame)) {
+    walk_key(machine_.object_of(frame), frame.state, words, fresh->exits);
   } else {
-    const size_t mark = machine_.mark();
-    walk(0, static_cast<uint32_t>(v.trie().size()), {key.frame, StackMachine::kOpen}, words, &exits);
-    machine_.rewind(mark);
-  }
-  // Places behind which every token fits anyway need no walk.
-  for (uint32_t exit : exits) {
-    const uint32_t begin = exit == FrameMask::kRoot ? 0 : exit + 1;
-    const uint32_t end = exit == FrameMask::kRoot ? static_cast<uint32_t>(v.trie().size()) : v.trie()[exit].end;
-    for (uint32_t i = begin; i < end; ++i) {
-      const int32_t token = v.trie()[i].token;
-      if (token < 0 || has_bit(words, token)) continue;
-      fresh->exits.push_back(exit);
-      break;
+    std::vector<uint32_t> exits;
+    if (machine_.is_complete(frame)) exits.push_back(FrameMask::kRoot);
+    if (frame.kind == Frame::Kind::kDfa) {
+      walk_automaton(*grammar_->dfas[frame.rule], frame.state, words, exits);
+    } else {
+      // Of counted text the key has other counts in it than the frame.
+      const Frame& walked = frame.kind == Frame::Kind::kCounted ? frame : key.frame;
+      const size_t mark = machine_.mark();
+      walk(0, static_cast<uint32_t>(v.trie().size()), {walked, StackMachine::kOpen}, words, &exits);
+      machine_.rewind(mark);
     }
+    keep_exits(words, exits, *fresh);
   }
-  for (int32_t token = 0; token < v.size() && fresh->tokens.size() <= kFewTokens; ++token) {
-    if (has_bit(words, token)) fresh->tokens.push_back(token);
+  for (size_t i = 0; i < words.size() && fresh->tokens.size() <= kFewTokens; ++i) {
+    for (uint32_t word = words[i]; word != 0; word &= word - 1) {
+      fresh->tokens.push_back(static_cast<int32_t>(i * 32) + std::countr_zero(word));
+    }
   }
   if (fresh->tokens.size() > kFewTokens) {
     fresh->tokens.clear();
@@ -165,6 +173,42 @@ std::shared_ptr<const FrameMask> GrammarMatcher::mask_of(const Frame& frame) {
   fresh->tokens.shrink_to_fit();
   cache_->insert(key, fresh);
   return fresh;
+}
+
+// Places behind which every token fits anyway need no walk.
+void GrammarMatcher::keep_exits(const std::vector<uint32_t>& words, const std::vector<uint32_t>& exits,
+                                FrameMask& mask) const {
+  const std::vector<Vocabulary::TrieNode>& trie = cache_->vocabulary().trie();
+  for (uint32_t exit : exits) {
+    const uint32_t begin = exit == FrameMask::kRoot ? 0 : exit + 1;
+    const uint32_t end = exit == FrameMask::kRoot ? static_cast<uint32_t>(trie.size()) : trie[exit].end;
+    for (uint32_t i = begin; i < end; ++i) {
+      if (trie[i].token < 0 || has_bit(words, trie[i].token)) continue;
+      mask.exits.push_back({exit, 0});
+      break;
+    }
+  }
+}
+
+// Inside a key that need not be a property's. Where it ends, or could only be a property's, the object decides.
+void GrammarMatcher::walk_key(const ObjectRule& rule, int32_t state, std::vector<uint32_t>& words,
+                              std::vector<FrameMask::Exit>& exits) const {
+  const std::vector<Vocabulary::TrieNode>& trie = cache_->vocabulary().trie();
+  std::vector<int32_t> states(cache_->vocabulary().max_depth() + 2);
+  states[0] = state;
+  for (uint32_t i = 0; i < trie.size();) {
+    const Vocabulary::TrieNode& node = trie[i];
+    const int32_t to = node.symbol > 255 ? ByteDfa::kNone
+                                         : rule.keys->next(states[node.depth], static_cast<uint8_t>(node.symbol));
+    if (to == ByteDfa::kNone || rule.keys->accepts(to) || !rule.reach[static_cast<size_t>(to)].other) {
+      if (to != ByteDfa::kNone) exits.push_back({i, to});
+      i = node.end;
+      continue;
+    }
+    states[node.depth + 1u] = to;
+    if (node.token >= 0) set_bit(words, node.token);
+    ++i;
+  }
 }
 
 // The same as walk() for a frame that is nothing but an automaton; most of the vocabulary is met here.

@@ -3,7 +3,7 @@
 namespace kvasir {
 
 size_t FrameMask::bytes() const {
-  return sizeof *this + (words.size() + tokens.size() + exits.size()) * sizeof(uint32_t);
+  return sizeof *this + (words.size() + tokens.size()) * sizeof(uint32_t) + exits.size() * sizeof(Exit);
 }
 
 MaskCache::MaskCache(std::shared_ptr<const Vocabulary> vocabulary, size_t max_bytes)

@@ -2,7 +2,9 @@
 //
 // A token either stays inside the frame and what it opens (the same on every stack), or completes it on the way
 // and goes on below. The first kind is a set that is computed once; of the second the cache keeps the places in
-// the trie where the frame is complete, and the matcher goes on from there with the stack it has.
+// the trie where the frame is complete, and the matcher goes on from there with the stack it has. Keys of objects
+// that take any key are split the same way: the set has what stays inside the key, and where a key ends it depends
+// on the object what may follow.
 //
 // Frames of automata are shared by all grammars that use the automaton (every free JSON string is one), others
 // belong to their grammar. Bounded; what was not used for longest goes first. Any thread; a mutex guards the map,
@@ -22,11 +24,17 @@
 namespace kvasir {
 
 struct FrameMask {
-  static constexpr uint32_t kRoot = UINT32_MAX;  // complete before the first symbol
+  static constexpr uint32_t kRoot = UINT32_MAX;  // before the first symbol
+
+  // Where in the trie the frame is complete or, of a key, decides by itself.
+  struct Exit {
+    uint32_t node = kRoot;
+    int32_t state = 0;  // of the key's automaton
+  };
 
   std::vector<uint32_t> words;   // a bit a token; empty where `tokens` is used
   std::vector<int32_t> tokens;   // when there are few
-  std::vector<uint32_t> exits;   // trie nodes after which the frame is complete, or kRoot
+  std::vector<Exit> exits;
 
   size_t bytes() const;
 };

@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kMaxDigits = 400;
 constexpr uint64_t kMaxModulus = 5000;
 constexpr size_t kMaxStates = 20000;
+constexpr int kMaxIntegerDigits = 300;  // a double holds a little more
 
 uint64_t power_of_ten(size_t n) {
   uint64_t out = 1;
@@ -273,12 +274,21 @@ class NumberBuilder {
   ByteDfaBuilder builder_;
 };
 
+// Digits after the one that leads to `before`, the `from`th: a bounded number, so that any reader can hold the value.
+void add_more_digits(ByteDfaBuilder& b, int32_t before, int from) {
+  for (int i = from; i < kMaxIntegerDigits; ++i) {
+    const int32_t digit = b.add_state(0);
+    b.set_range(before, '0', '9', digit);
+    before = digit;
+  }
+}
+
 // Any number whose value fits a double: at most 100 digits before a point or an exponent, and exponents up to
-// 199, or 307 after a single digit. An integer may have any number of digits.
+// 199, or 307 after a single digit.
 SharedDfa make_any_number() {
   ByteDfaBuilder b;
   constexpr int kWholeDigits = 100;
-  const int32_t start = b.add_state(), minus = b.add_state(), zero = b.add_state(0), many = b.add_state(0);
+  const int32_t start = b.add_state(), minus = b.add_state(), zero = b.add_state(0);
   b.set(start, '-', minus);
   const int32_t point = b.add_state(), fraction = b.add_state(0), point1 = b.add_state(), fraction1 = b.add_state(0);
   b.set_range(point, '0', '9', fraction);
@@ -316,8 +326,7 @@ SharedDfa make_any_number() {
     digits.push_back(digit);
     before = digit;
   }
-  b.set_range(before, '0', '9', many);
-  b.set_range(many, '0', '9', many);
+  add_more_digits(b, before, kWholeDigits);
   b.set(start, '0', zero);
   b.set(minus, '0', zero);
   b.set(zero, '.', point1);
@@ -333,13 +342,13 @@ SharedDfa make_any_number() {
 
 SharedDfa make_any_integer() {
   ByteDfaBuilder b;
-  const int32_t start = b.add_state(), minus = b.add_state(), zero = b.add_state(0), digits = b.add_state(0);
+  const int32_t start = b.add_state(), minus = b.add_state(), zero = b.add_state(0), first = b.add_state(0);
   b.set(start, '-', minus);
   for (int32_t from : {start, minus}) {
     b.set(from, '0', zero);
-    b.set_range(from, '1', '9', digits);
+    b.set_range(from, '1', '9', first);
   }
-  b.set_range(digits, '0', '9', digits);
+  add_more_digits(b, first, 1);
   return b.finish();
 }
 

@@ -1,7 +1,8 @@
 // Numbers: JSON numbers within bounds, and multiples, as automata over their digits.
 //
 // Exact: bounds are compared digit by digit in decimal, never as doubles. A number without bounds may have an
-// exponent as far as the value fits a double; one with bounds is written without. An integer is written
+// exponent as far as the value fits a double, and an integer 300 digits; one with bounds is written without
+// exponent. An integer is written
 // without fraction (1.0 is the same value as 1, so nothing is lost). Pure functions.
 #pragma once
 

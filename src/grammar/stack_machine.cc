@@ -1,7 +1,8 @@
 // Frames of automata, objects and arrays, and the stacks below them. Tool blocks are in block_machine.cc.
 //
 // A frame is popped late: when it is complete and a symbol comes that it cannot take, or also can, the symbol is
-// offered to what waits below as well. So "12" needs no look-ahead to know whether the number goes on.
+// offered to what waits below as well. So "12" needs no look-ahead to know whether the number goes on. A value is
+// entered early, as soon as it may begin, so that its frame is on top and its mask is found under its own name.
 #include "grammar/stack_machine.h"
 
 namespace kvasir {
@@ -161,12 +162,8 @@ void StackMachine::enter(uint32_t value, uint8_t room, int32_t below, std::vecto
   }
 }
 
-void StackMachine::step_value(uint32_t value, const Frame& next, int32_t below, Symbol symbol,
-                              std::vector<Config>& out) {
-  const int32_t stack = push(next, below);
-  std::vector<Config> entered;
-  enter(value, static_cast<uint8_t>(next.room > 0 ? next.room - 1 : 0), stack, entered);
-  for (const Config& c : entered) step(c, symbol, out);
+void StackMachine::enter_value(uint32_t value, const Frame& next, int32_t below, std::vector<Config>& out) {
+  enter(value, static_cast<uint8_t>(next.room > 0 ? next.room - 1 : 0), push(next, below), out);
 }
 
 void StackMachine::step_dfa(const Config& c, Symbol symbol, std::vector<Config>& out) {
@@ -205,15 +202,58 @@ bool StackMachine::can_close(const Frame& frame, const ObjectRule& rule) const {
   return rule.required.without(frame.seen).empty() && frame.seen.count() >= rule.min_properties;
 }
 
-bool StackMachine::step_key(Frame& f, const ObjectRule& rule, Symbol symbol) const {
-  if (symbol > 255 || rule.keys == nullptr) return false;
-  const int32_t to = rule.keys->next(f.state, static_cast<uint8_t>(symbol));
-  if (to == ByteDfa::kNone) return false;
-  const ObjectRule::Reach& reach = rule.reach[static_cast<size_t>(to)];
+bool StackMachine::is_free_key(const Frame& f) const {
+  const bool in_key = f.kind == Frame::Kind::kObject ? f.phase == kKey : is_parameter_key(f);
+  if (!in_key) return false;
+  const ObjectRule& rule = object_of(f);
+  return rule.takes_other && rule.reach[static_cast<size_t>(f.state)].other && keys_left(f, rule).other;
+}
+
+bool StackMachine::step_key(Frame& f, Symbol symbol) const {
+  const SharedDfa& keys = object_of(f).keys;
+  if (symbol > 255 || keys == nullptr) return false;
+  const int32_t to = keys->next(f.state, static_cast<uint8_t>(symbol));
+  return to != ByteDfa::kNone && move_key(f, to);
+}
+
+bool StackMachine::move_key(Frame& f, int32_t state) const {
+  const ObjectRule& rule = object_of(f);
+  const ObjectRule::Reach& reach = rule.reach[static_cast<size_t>(state)];
   const Keys left = keys_left(f, rule);
   if (!reach.properties.intersects(left.properties) && !(reach.other && left.other)) return false;
-  f.state = to;
+  f.state = state;
+  if (!rule.keys->accepts(state)) return true;
+  const int32_t label = rule.keys->label(state);  // the closing quote has come
+  f.seen.add(static_cast<size_t>(label));
+  if (f.kind == Frame::Kind::kParameters) {
+    end_parameter_key(f, label);
+  } else {
+    f.state = label;
+    f.phase = kColon;
+  }
   return true;
+}
+
+// After ':': the value, or white space before it.
+void StackMachine::enter_member(Frame f, int32_t below, std::vector<Config>& out) {
+  out.push_back({f, below});
+  const uint32_t value = object_of(f).values[static_cast<size_t>(f.state)].json;
+  f.phase = kAfterValue;
+  f.state = 0;
+  f.blank = 0;
+  enter_value(value, f, below, out);
+}
+
+// The next item of an array; white space before it is the caller's.
+void StackMachine::enter_item(Frame f, int32_t below, std::vector<Config>& out) {
+  const ArrayRule& rule = grammar_.arrays[f.rule];
+  if (f.count >= rule.max || (f.room == 0 && f.count >= rule.min)) return;
+  const uint32_t item = rule.item(f.count);
+  // Beyond the last bound the number of items no longer matters, so equal places stay equal.
+  if (rule.max != UINT32_MAX || f.count < rule.min || f.count < rule.prefix.size()) ++f.count;
+  f.phase = kAfterValue;
+  f.blank = 0;
+  enter_value(item, f, below, out);
 }
 
 void StackMachine::step_object(const Config& c, Symbol symbol, std::vector<Config>& out) {
@@ -237,22 +277,15 @@ void StackMachine::step_object(const Config& c, Symbol symbol, std::vector<Confi
       if (take_blank(f.blank, symbol)) stay();
       return;
     case kKey:
-      if (!step_key(f, rule, symbol)) return;
-      if (!rule.keys->accepts(f.state)) return stay();
-      f.state = rule.keys->label(f.state);
-      f.seen.add(static_cast<size_t>(f.state));
-      return go(kColon);
-    case kColon:
-      if (symbol == ':') go(kBeforeValue);
+      if (step_key(f, symbol)) stay();
       return;
-    case kBeforeValue: {
-      if (take_blank(f.blank, symbol)) return stay();
-      const uint32_t value = rule.values[static_cast<size_t>(f.state)].json;
-      f.phase = kAfterValue;
-      f.state = 0;
-      f.blank = 0;
-      return step_value(value, f, c.below, symbol, out);
-    }
+    case kColon:
+      if (symbol != ':') return;
+      f.phase = kBeforeValue;
+      return enter_member(f, c.below, out);
+    case kBeforeValue:
+      if (take_blank(f.blank, symbol)) enter_member(f, c.below, out);
+      return;
     case kAfterValue:
       if (symbol == ',' && f.blank == 0 && !keys_left(f, rule).none()) return go(kAfterComma);
       if (!can_close(f, rule)) return;
@@ -275,23 +308,21 @@ void StackMachine::step_array(const Config& c, Symbol symbol, std::vector<Config
   };
   switch (f.phase) {
     case kOpening:
-      if (symbol == '[') stay(kFirst);
-      return;
+      if (symbol != '[') return;
+      stay(kFirst);
+      return enter_item(f, c.below, out);
     case kFirst:
       if (symbol == ']' && can_end) return stay(kDone);
       [[fallthrough]];
-    case kAfterComma: {
-      if (take_blank(f.blank, symbol)) return stay(f.phase);
-      if (!more) return;
-      const uint32_t item = rule.item(f.count);
-      // Beyond the last bound the number of items no longer matters, so equal places stay equal.
-      if (rule.max != UINT32_MAX || f.count < rule.min || f.count < rule.prefix.size()) ++f.count;
-      f.phase = kAfterValue;
-      f.blank = 0;
-      return step_value(item, f, c.below, symbol, out);
-    }
+    case kAfterComma:
+      if (!take_blank(f.blank, symbol)) return;
+      stay(f.phase);
+      return enter_item(f, c.below, out);
     case kAfterValue:
-      if (symbol == ',' && f.blank == 0 && more) return stay(kAfterComma);
+      if (symbol == ',' && f.blank == 0 && more) {
+        stay(kAfterComma);
+        return enter_item(f, c.below, out);
+      }
       if (!can_end) return;
       if (symbol == ']') return stay(kDone);
       if (take_blank(f.blank, symbol)) stay(kAfterValue);

@@ -57,6 +57,12 @@ class StackMachine {
   void step(const Config& config, Symbol symbol, std::vector<Config>& out);
   // The frame has all it needs, so what is below it may go on.
   bool is_complete(const Frame& frame) const;
+  // The frame is inside a key that need not be a property's. What tokens stay inside it does not depend on the
+  // frame then, only on the state of the key's automaton.
+  bool is_free_key(const Frame& frame) const;
+  const ObjectRule& object_of(const Frame& frame) const { return grammar_.objects[frame.rule]; }
+  // A frame inside a key after the key has come to `state`: false if no such key is left.
+  bool move_key(Frame& frame, int32_t state) const;
   // The configuration of what waits at `stack`, which is neither kBottom nor kOpen.
   Config waiting(int32_t stack) const;
 
@@ -77,8 +83,11 @@ class StackMachine {
   int32_t push(const Frame& frame, int32_t below);
   int32_t move(const std::vector<Node>& from, int32_t stack);
   void enter(uint32_t value, uint8_t room, int32_t below, std::vector<Config>& out);
-  // The first symbol of a value, after which `next` goes on.
-  void step_value(uint32_t value, const Frame& next, int32_t below, Symbol symbol, std::vector<Config>& out);
+  // The beginning of a value, after which `next` goes on.
+  void enter_value(uint32_t value, const Frame& next, int32_t below, std::vector<Config>& out);
+  void enter_member(Frame frame, int32_t below, std::vector<Config>& out);
+  void enter_item(Frame frame, int32_t below, std::vector<Config>& out);
+  void enter_parameter(Frame frame, bool raw, int32_t below, std::vector<Config>& out);
 
   void step_dfa(const Config& c, Symbol symbol, std::vector<Config>& out);
   void step_counted(const Config& c, Symbol symbol, std::vector<Config>& out);
@@ -86,9 +95,11 @@ class StackMachine {
   void step_array(const Config& c, Symbol symbol, std::vector<Config>& out);
   void step_parameters(const Config& c, Symbol symbol, std::vector<Config>& out);
   void step_block(const Config& c, Symbol symbol, std::vector<Config>& out);
-  bool step_key(Frame& frame, const ObjectRule& rule, Symbol symbol) const;
+  bool step_key(Frame& frame, Symbol symbol) const;
   static Frame opened_block();
   bool is_block_complete(const Frame& frame) const;
+  static bool is_parameter_key(const Frame& frame);
+  static void end_parameter_key(Frame& frame, int32_t label);
 
   struct Keys {
     PropertySet properties;
