@@ -7,9 +7,14 @@
 
 #include <stdint.h>
 
+#if KVASIR_ISA_amx
+#define KVASIR_ISA_IS_AMX true
+#else
+#define KVASIR_ISA_IS_AMX false
+#endif
+
 #if KVASIR_ISA_amx && KVASIR_EMULATE_AMX
 
-#include "backend/cpu/simd.h"
 #include "backend/cpu/simd_amx_emulated.h"
 
 #elif KVASIR_ISA_amx
@@ -37,25 +42,28 @@ inline void tiles_close() { __asm__ volatile("tilerelease" : : : "memory"); }
 inline void tiles_zero() {
   __asm__ volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" : : : "memory");
 }
-inline void tiles_load(const float* s0, const float* s1, const float* s2, const float* s3, int64_t stride) {
-  __asm__ volatile(
-      "tileloadd (%0,%4,1), %%tmm0\n\t"
-      "tileloadd (%1,%4,1), %%tmm1\n\t"
-      "tileloadd (%2,%4,1), %%tmm2\n\t"
-      "tileloadd (%3,%4,1), %%tmm3"
-      :
-      : "r"(s0), "r"(s1), "r"(s2), "r"(s3), "r"(stride)
-      : "memory");
+// Sum kSum from and to 16 rows of 16 floats, `stride` bytes apart.
+template <int kSum>
+inline void tile_load(const float* from, int64_t stride) {
+  if constexpr (kSum == 0)
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm0" : : "r"(from), "r"(stride) : "memory");
+  if constexpr (kSum == 1)
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm1" : : "r"(from), "r"(stride) : "memory");
+  if constexpr (kSum == 2)
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm2" : : "r"(from), "r"(stride) : "memory");
+  if constexpr (kSum == 3)
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm3" : : "r"(from), "r"(stride) : "memory");
 }
-inline void tiles_store(float* s0, float* s1, float* s2, float* s3, int64_t stride) {
-  __asm__ volatile(
-      "tilestored %%tmm0, (%0,%4,1)\n\t"
-      "tilestored %%tmm1, (%1,%4,1)\n\t"
-      "tilestored %%tmm2, (%2,%4,1)\n\t"
-      "tilestored %%tmm3, (%3,%4,1)"
-      :
-      : "r"(s0), "r"(s1), "r"(s2), "r"(s3), "r"(stride)
-      : "memory");
+template <int kSum>
+inline void tile_store(float* to, int64_t stride) {
+  if constexpr (kSum == 0)
+    __asm__ volatile("tilestored %%tmm0, (%0,%1,1)" : : "r"(to), "r"(stride) : "memory");
+  if constexpr (kSum == 1)
+    __asm__ volatile("tilestored %%tmm1, (%0,%1,1)" : : "r"(to), "r"(stride) : "memory");
+  if constexpr (kSum == 2)
+    __asm__ volatile("tilestored %%tmm2, (%0,%1,1)" : : "r"(to), "r"(stride) : "memory");
+  if constexpr (kSum == 3)
+    __asm__ volatile("tilestored %%tmm3, (%0,%1,1)" : : "r"(to), "r"(stride) : "memory");
 }
 // Two first factors (rows `a_stride` bytes apart) times two second factors (`b_stride`).
 inline void tiles_multiply_2x2(const void* a0, const void* a1, int64_t a_stride, const void* b0,
@@ -86,18 +94,25 @@ inline void tiles_multiply_2x1(const void* a0, const void* a1, int64_t a_stride,
       : "r"(a0), "r"(a1), "r"(b0), "r"(a_stride), "r"(b_stride)
       : "memory");
 }
-// One first factor times two second factors: sums 0 and 1.
-inline void tiles_multiply_1x2(const void* a0, int64_t a_stride, const void* b0, const void* b1,
-                               int64_t b_stride) {
-  __asm__ volatile(
-      "tileloadd (%1,%4,1), %%tmm6\n\t"
-      "tileloadd (%0,%3,1), %%tmm4\n\t"
-      "tileloadd (%2,%4,1), %%tmm7\n\t"
-      "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\t"
-      "tdpbf16ps %%tmm7, %%tmm4, %%tmm1"
-      :
-      : "r"(a0), "r"(b0), "r"(b1), "r"(a_stride), "r"(b_stride)
-      : "memory");
+}  // namespace kvasir::cpu::KVASIR_ISA
+
+#endif
+
+#if KVASIR_ISA_amx
+
+namespace kvasir::cpu::KVASIR_ISA {
+
+inline void tiles_load(const float* s0, const float* s1, const float* s2, const float* s3, int64_t stride) {
+  tile_load<0>(s0, stride);
+  tile_load<1>(s1, stride);
+  tile_load<2>(s2, stride);
+  tile_load<3>(s3, stride);
+}
+inline void tiles_store(float* s0, float* s1, float* s2, float* s3, int64_t stride) {
+  tile_store<0>(s0, stride);
+  tile_store<1>(s1, stride);
+  tile_store<2>(s2, stride);
+  tile_store<3>(s3, stride);
 }
 
 }  // namespace kvasir::cpu::KVASIR_ISA

@@ -3,6 +3,9 @@
 // round elsewhere than the hardware's do.
 #pragma once
 
+#include <immintrin.h>
+#include <string.h>
+
 namespace kvasir::cpu::KVASIR_ISA {
 
 struct EmulatedTiles {
@@ -19,17 +22,15 @@ inline void tiles_open(int rows0 = 16, int rows1 = 16) {
 }
 inline void tiles_close() { tiles_emulated.open = false; }
 inline void tiles_zero() { memset(tiles_emulated.sums, 0, sizeof(tiles_emulated.sums)); }
-inline void tiles_load(const float* s0, const float* s1, const float* s2, const float* s3, int64_t stride) {
-  const float* from[4] = {s0, s1, s2, s3};
-  for (int i = 0; i < 4; ++i)
-    for (int r = 0; r < tiles_emulated.rows[i]; ++r)
-      memcpy(tiles_emulated.sums[i][r], reinterpret_cast<const uint8_t*>(from[i]) + r * stride, 64);
+template <int kSum>
+inline void tile_load(const float* from, int64_t stride) {
+  for (int r = 0; r < tiles_emulated.rows[kSum]; ++r)
+    memcpy(tiles_emulated.sums[kSum][r], reinterpret_cast<const uint8_t*>(from) + r * stride, 64);
 }
-inline void tiles_store(float* s0, float* s1, float* s2, float* s3, int64_t stride) {
-  float* to[4] = {s0, s1, s2, s3};
-  for (int i = 0; i < 4; ++i)
-    for (int r = 0; r < tiles_emulated.rows[i]; ++r)
-      memcpy(reinterpret_cast<uint8_t*>(to[i]) + r * stride, tiles_emulated.sums[i][r], 64);
+template <int kSum>
+inline void tile_store(float* to, int64_t stride) {
+  for (int r = 0; r < tiles_emulated.rows[kSum]; ++r)
+    memcpy(reinterpret_cast<uint8_t*>(to) + r * stride, tiles_emulated.sums[kSum][r], 64);
 }
 inline void emulate_product(int sum, const void* a, int64_t a_stride, const void* b, int64_t b_stride) {
   if (!tiles_emulated.open) __builtin_trap();
@@ -44,11 +45,6 @@ inline void emulate_product(int sum, const void* a, int64_t a_stride, const void
     _mm512_storeu_ps(tiles_emulated.sums[sum][r], row);
   }
 }
-inline void tiles_multiply_1x2(const void* a0, int64_t a_stride, const void* b0, const void* b1,
-                               int64_t b_stride) {
-  emulate_product(0, a0, a_stride, b0, b_stride);
-  emulate_product(1, a0, a_stride, b1, b_stride);
-}
 inline void tiles_multiply_2x1(const void* a0, const void* a1, int64_t a_stride, const void* b0,
                                int64_t b_stride) {
   emulate_product(0, a0, a_stride, b0, b_stride);
@@ -56,8 +52,8 @@ inline void tiles_multiply_2x1(const void* a0, const void* a1, int64_t a_stride,
 }
 inline void tiles_multiply_2x2(const void* a0, const void* a1, int64_t a_stride, const void* b0,
                                const void* b1, int64_t b_stride) {
-  tiles_multiply_1x2(a0, a_stride, b0, b1, b_stride);
-  emulate_product(2, a1, a_stride, b0, b_stride);
+  tiles_multiply_2x1(a0, a1, a_stride, b0, b_stride);
+  emulate_product(1, a0, a_stride, b1, b_stride);
   emulate_product(3, a1, a_stride, b1, b_stride);
 }
 
