@@ -49,7 +49,8 @@ void project_window(const AttentionBlock& b) {
 }
 
 // One compressor over the block: projects every row, then pools each sequence's closed groups into its pages.
-void compress(const AttentionBlock& b, const CompressorWeights& w, CompressKind kind, View<float, 2> kv_space, View<float, 2> score_space) {
+void compress(const AttentionBlock& b, const CompressorWeights& w, CompressKind kind, View<float, 2> kv_space,
+              View<float, 2> score_space) {
   int64_t n = b.rows.rows, width = w.wkv.rows;
   View<float, 2> kv(kv_space.data(), {n, width}), score(score_space.data(), {n, width});
   b.c.ops.linear({w.wkv, b.x, kv, LinearKind::kFloat});
@@ -90,13 +91,15 @@ void select_entries(const AttentionBlock& b) {
   View<float, 2> weight = ws.index_weight.rows(0, n);
   b.c.ops.linear({w.wq_b, b.qa, View<float, 2>(iq.data(), {n, iq.shape(1) * iq.shape(2)})});
   b.c.ops.linear({w.weights_proj, b.x, weight, LinearKind::kBf16});
-  float scale = static_cast<float>(1.0 / std::sqrt(double(config.index_dim)) / std::sqrt(double(config.index_heads)));
+  float scale =
+      static_cast<float>(1.0 / std::sqrt(double(config.index_dim)) / std::sqrt(double(config.index_heads)));
   b.c.ops.index_query({iq, b.table, weight, scale});
   for (int i = 0; i < b.rows.num_pieces; ++i) {
     const Workspace::Piece& p = b.piece(i);
     LayerCache cache = b.cache(p);
-    b.c.ops.index_select({iq.rows(b.offset(p), p.span.tokens), weight.rows(b.offset(p), p.span.tokens), p.span.start, b.layer.ratio,
-                          b.c.layout.key_format, cache.pages, cache.keys, ws.selected.rows(p.span.first_row, p.span.tokens)});
+    b.c.ops.index_select({iq.rows(b.offset(p), p.span.tokens), weight.rows(b.offset(p), p.span.tokens),
+                          p.span.start, b.layer.ratio, b.c.layout.key_format, cache.pages, cache.keys,
+                          ws.selected.rows(p.span.first_row, p.span.tokens)});
   }
 }
 
@@ -144,7 +147,13 @@ void project_out(const AttentionBlock& b, View<float, 2> y) {
 void attention(const ForwardContext& c, const LayerWeights& layer, int index, const Batch& batch) {
   View<float, 3> rope = layer.ratio == 0 ? c.ws.rope_main : c.ws.rope_compress;
   for (const Workspace::Block& rows : c.ws.blocks) {
-    AttentionBlock b{c, layer, index, batch, rows, c.ws.x.rows(rows.first_row, rows.rows), c.ws.qa.rows(0, rows.rows),
+    AttentionBlock b{c,
+                     layer,
+                     index,
+                     batch,
+                     rows,
+                     c.ws.x.rows(rows.first_row, rows.rows),
+                     c.ws.qa.rows(0, rows.rows),
                      rope.rows(rows.first_row, rows.rows)};
     project_q(b);
     project_window(b);

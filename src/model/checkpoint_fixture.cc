@@ -97,8 +97,10 @@ std::string official_config_json(const ModelConfig& c) {
       R"({{{},
  "topk_method": "noaux_tc", "num_hash_layers": {}, "qk_rope_head_dim": {}, "compress_ratios": [{}],
  "rope_theta": {}, "compress_rope_theta": {},
- "rope_scaling": {{"type": "yarn", "factor": {}, "beta_fast": {}, "beta_slow": {}, "original_max_position_embeddings": {}}},
- "quantization_config": {{"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0", "weight_block_size": [128, 128]}}}})",
+ "rope_scaling": {{"type": "yarn", "factor": {}, "beta_fast": {}, "beta_slow": {},
+                   "original_max_position_embeddings": {}}},
+ "quantization_config": {{"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0",
+                          "weight_block_size": [128, 128]}}}})",
       shared_keys(c), c.num_hash_layers, c.rope_dim, joined(c.compress_ratios), c.rope_theta,
       c.compress_rope_theta, c.yarn_factor, c.yarn_beta_fast, c.yarn_beta_slow, c.yarn_original_context);
 }

@@ -65,7 +65,8 @@ struct ModelConfig {
 // Parses config.json text. `where` names the file in errors. `warnings` receives unknown keys and the like.
 // Errors: missing key, wrong type, out-of-range value, compress_ratios of a wrong length or value,
 // a V4.1 (or other) architecture, JSON that is too deep or too large.
-Result<ModelConfig> parse_config(std::string_view json, const std::string& where, std::vector<std::string>& warnings);
+Result<ModelConfig> parse_config(std::string_view json, const std::string& where,
+                                 std::vector<std::string>& warnings);
 
 // The published shapes, for --synthetic, `kvasir memory` and tests.
 ModelConfig flash_config();

@@ -36,7 +36,8 @@ void forward(const ForwardContext& c, const Batch& batch) {
   head(c, c.model.hc_head, c.model.norm, batch);
 }
 
-void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name, const Batch& batch) {
+void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name,
+           const Batch& batch) {
   const ModelConfig& config = c.model.config;
   int64_t t = batch.ids.shape(0);
   View<float, 3> streams = c.ws.streams.rows(0, t);
@@ -52,7 +53,8 @@ void block(const ForwardContext& c, const LayerWeights& layer, int index, const 
   observe(c, name, "attn.in", x);
   attention(c, layer, index, batch);
   observe(c, name, "attn.out", y);
-  if (c.observer && layer.kind == AttentionKind::kCsa) c.observer->indices(name + "indexer.selected", c.ws.selected.rows(0, t));
+  if (c.observer && layer.kind == AttentionKind::kCsa)
+    c.observer->indices(name + "indexer.selected", c.ws.selected.rows(0, t));
   c.ops.hc_post({y, post, comb, streams});
 
   hc_pre(layer.ffn_hc);
@@ -66,7 +68,8 @@ void block(const ForwardContext& c, const LayerWeights& layer, int index, const 
   observe(c, name, "out", View<float, 2>(streams.data(), {t, config.hc * config.dim}));
 }
 
-void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm, const Batch& batch) {
+void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm,
+          const Batch& batch) {
   const ModelConfig& config = c.model.config;
   int64_t n = batch.logit_rows.shape(0);
   if (n == 0) return;

@@ -39,9 +39,12 @@ void forward(const ForwardContext& c, const Batch& batch);
 void mtp_forward(const ForwardContext& c, const Batch& batch);
 
 // Modules, in forward order.
-void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name, const Batch& batch);
-void attention(const ForwardContext& c, const LayerWeights& layer, int index, const Batch& batch);  // ws.x -> ws.y
-void moe(const ForwardContext& c, const LayerWeights& layer, const Batch& batch);                   // ws.x -> ws.y
-void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm, const Batch& batch);
+void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name,
+           const Batch& batch);
+// These two: ws.x -> ws.y.
+void attention(const ForwardContext& c, const LayerWeights& layer, int index, const Batch& batch);
+void moe(const ForwardContext& c, const LayerWeights& layer, const Batch& batch);
+void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm,
+          const Batch& batch);
 
 }  // namespace kvasir

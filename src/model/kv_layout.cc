@@ -18,7 +18,9 @@ int64_t take(int64_t& total, int64_t bytes) {
 }
 
 // Floats of one compressor tail: kv and z of lanes*d channels for every ring row.
-int64_t tail_bytes(int64_t capacity, int lanes, int d) { return capacity * 2 * lanes * d * static_cast<int64_t>(sizeof(float)); }
+int64_t tail_bytes(int64_t capacity, int lanes, int d) {
+  return capacity * 2 * lanes * d * static_cast<int64_t>(sizeof(float));
+}
 
 }  // namespace
 

@@ -132,7 +132,8 @@ TEST_F(LoadErrors, AHeaderThatPointsOutsideOrOverlaps) {
   write_header(R"({"norm.weight":{"dtype":"BF16","shape":[128],"data_offsets":[0,256]}})");
   expect_refused({"model.safetensors: tensor norm.weight", "0 to 256", "64 bytes"});
   write_header(
-      R"({"a":{"dtype":"U8","shape":[32],"data_offsets":[0,32]},"b":{"dtype":"U8","shape":[32],"data_offsets":[31,63]}})");
+      R"({"a":{"dtype":"U8","shape":[32],"data_offsets":[0,32]},)"
+      R"("b":{"dtype":"U8","shape":[32],"data_offsets":[31,63]}})");
   expect_refused({"model.safetensors: tensor b", "overlap"});
   write_header(std::string(100000, '[') + std::string(100000, ']'));
   expect_refused({"model.safetensors: header", "deeper than 8"});

@@ -7,7 +7,8 @@ void moe(const ForwardContext& c, const LayerWeights& layer, const Batch& batch)
   const ModelConfig& config = c.model.config;
   const MoeWeights& w = layer.moe;
   int64_t t = batch.ids.shape(0);
-  View<float, 2> x = c.ws.x.rows(0, t), logits = c.ws.gate_logits.rows(0, t), weights = c.ws.expert_weights.rows(0, t);
+  View<float, 2> x = c.ws.x.rows(0, t), logits = c.ws.gate_logits.rows(0, t),
+                 weights = c.ws.expert_weights.rows(0, t);
   View<int32_t, 2> experts = c.ws.experts.rows(0, t);
   c.ops.linear({w.gate, x, logits, LinearKind::kFloat});
   c.ops.gate({logits, w.bias, w.tid2eid, batch.ids, config.routed_scaling_factor, experts, weights});

@@ -12,7 +12,8 @@ void mtp_forward(const ForwardContext& c, const Batch& batch) {
   Ops& ops = c.ops;
   Workspace& ws = c.ws;
   View<float, 3> streams = ws.streams.rows(0, t), h = ws.mtp_h.rows(0, t);
-  View<float, 2> stream_rows(streams.data(), {t * config.hc, config.dim}), h_rows(h.data(), {t * config.hc, config.dim});
+  View<float, 2> stream_rows(streams.data(), {t * config.hc, config.dim}),
+      h_rows(h.data(), {t * config.hc, config.dim});
   View<float, 2> e = ws.x.rows(0, t), projected = ws.y.rows(0, t);
   if (c.observer) c.observer->tensor("mtp.in", View<float, 2>(streams.data(), {t, config.hc * config.dim}));
 

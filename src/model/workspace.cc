@@ -24,7 +24,9 @@ class Carver {
 
  private:
   // In integers: the first pass has no memory, and a null pointer has no neighbours.
-  std::byte* here() const { return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(base_) + static_cast<uintptr_t>(used_)); }
+  std::byte* here() const {
+    return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(base_) + static_cast<uintptr_t>(used_));
+  }
 
   std::byte* base_;
   int64_t used_ = 0;
@@ -65,14 +67,15 @@ int64_t lay_out(Workspace& w, const ModelConfig& c, const KvLayout& layout, bool
 
 }  // namespace
 
-Result<Workspace> Workspace::make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens, int64_t max_logit_rows,
-                                  bool with_mtp) {
+Result<Workspace> Workspace::make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens,
+                                  int64_t max_logit_rows, bool with_mtp) {
   Workspace w;
   w.max_tokens = max_tokens;
   w.max_logit_rows = max_logit_rows;
   // The sizing pass needs a non-null base only so that no arithmetic is done on a null pointer.
   alignas(64) static std::byte nowhere[64];
-  KVASIR_TRY(w.memory_, Buffer::make(lay_out(w, config, layout, with_mtp, nowhere), "the activations of a step"));
+  KVASIR_TRY(w.memory_,
+             Buffer::make(lay_out(w, config, layout, with_mtp, nowhere), "the activations of a step"));
   lay_out(w, config, layout, with_mtp, w.memory_.data());
   return w;
 }

@@ -63,8 +63,8 @@ struct Workspace {
   std::vector<Block> blocks;  // refilled by each step; capacity is kept
   std::vector<Piece> pieces;
 
-  static Result<Workspace> make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens, int64_t max_logit_rows,
-                                bool with_mtp);
+  static Result<Workspace> make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens,
+                                int64_t max_logit_rows, bool with_mtp);
   // Cuts the batch into attention blocks.
   void cut_blocks(const Batch& batch);
 

@@ -73,7 +73,9 @@ struct SequenceSpan {
 };
 
 // Scalar encoders and decoders of single rows: the definition every backend's fast path must match.
-// `values` has f.dim elements; in quantised formats the caller has already rounded them to bf16.
+// `values` has f.dim elements, any f32. The format is the same in kNative and kFast, the values are not: kNative
+// has rounded them to bf16 before, as the official code does (spec 2.3 steps 5 to 8); kFast stores what it has,
+// one rounding instead of two, which lies nearer to kExact.
 void encode_row(const KvRowFormat& f, const float* values, std::byte* data, std::byte* scale);
 void decode_row(const KvRowFormat& f, const std::byte* data, const std::byte* scale, float* values);
 

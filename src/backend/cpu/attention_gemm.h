@@ -2,9 +2,10 @@
 //
 // A and B hold 32-bit units: one f32, or two neighbours of the summed dimension in bf16 (AVX-512), so one
 // loop serves q.K and p.V in both. Each element of C is a single chain over k in ascending order: its bits do
-// not depend on M, N or where the tiles fall.
+// not depend on M, N or where the tiles fall. AMX takes the bf16 products.
 #pragma once
 
+#include "backend/cpu/simd_amx.h"
 #include "backend/cpu/simd_attention.h"
 
 namespace kvasir::cpu::KVASIR_ISA {
@@ -78,9 +79,64 @@ inline void product_panel(const Product& p, int64_t rows, int64_t n, int64_t ste
   for (; m < rows; ++m) product_tile<Unit, 1, kVectors>(p, m, n, steps, from);
 }
 
+#if KVASIR_ISA_amx
+
+// Keys of a tile are padded with zeros to whole tile registers: 16 pairs.
+inline constexpr int64_t kKeyEdge = 32;
+
+inline void scale_rows(const Product& p, int64_t rows, int64_t columns) {
+  for (int64_t m = 0; m < rows; ++m) {
+    if (p.rescale[m] == 1.f) continue;
+    float* c = p.c + m * p.ldc;
+    for (int64_t n = 0; n < columns; n += kLanes) store(c + n, load(c + n) * splat(p.rescale[m]));
+  }
+}
+
+// C in squares of 32. Where the second rows of a square are missing, the first are computed twice.
+inline void tile_product(const Product& p, int64_t rows, int64_t columns, int64_t steps, From from) {
+  if (from == From::kScaledC) scale_rows(p, rows, columns);
+  const int64_t a_bytes = 4 * p.lda, b_bytes = 4 * p.ldb, c_bytes = 4 * p.ldc;
+  for (int64_t m = 0; m < rows; m += 32) {
+    const int64_t left = rows - m, first = left < 16 ? left : 16, second = left < 32 ? left - first : 16;
+    tiles_open(static_cast<int>(first), static_cast<int>(second > 0 ? second : first));
+    const uint32_t* a0 = p.a + m * p.lda;
+    const uint32_t* a1 = second > 0 ? a0 + 16 * p.lda : a0;
+    for (int64_t n = 0; n < columns; n += 32) {
+      const bool two = n + 16 < columns;
+      float* c0 = p.c + m * p.ldc + n;
+      float* c2 = c0 + 16 * p.ldc;
+      if (from == From::kZero) {
+        tiles_zero();
+      } else {
+        tile_load<0>(c0, c_bytes);
+        if (two) tile_load<1>(c0 + 16, c_bytes);
+        if (second > 0) tile_load<2>(c2, c_bytes);
+        if (two && second > 0) tile_load<3>(c2 + 16, c_bytes);
+      }
+      for (int64_t k = 0; k < steps; k += 16) {
+        const uint32_t* b = p.b + k * p.ldb + n;
+        two ? tiles_multiply_2x2(a0 + k, a1 + k, a_bytes, b, b + 16, b_bytes)
+            : tiles_multiply_2x1(a0 + k, a1 + k, a_bytes, b, b_bytes);
+      }
+      tile_store<0>(c0, c_bytes);
+      if (two) tile_store<1>(c0 + 16, c_bytes);
+      if (second > 0) tile_store<2>(c2, c_bytes);
+      if (two && second > 0) tile_store<3>(c2 + 16, c_bytes);
+    }
+  }
+  tiles_close();
+}
+
+#else
+inline constexpr int64_t kKeyEdge = kLanes;
+#endif
+
 // `columns` is a multiple of kLanes. Panels of B outside, rows inside: a panel stays in the first cache.
 template <class Unit>
 inline void product(const Product& p, int64_t rows, int64_t columns, int64_t steps, From from) {
+#if KVASIR_ISA_amx
+  if constexpr (Unit::kValues == 2) return tile_product(p, rows, columns, steps, from);
+#endif
   int64_t n = 0;
   for (; n + kTileVectors * kLanes <= columns; n += kTileVectors * kLanes)
     product_panel<Unit, kTileVectors>(p, rows, n, steps, from);

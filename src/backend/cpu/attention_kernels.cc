@@ -12,7 +12,8 @@
 namespace kvasir::cpu::KVASIR_ISA {
 namespace {
 
-constexpr int64_t kScoreSteps = 128;  // of the summed dimension: 128 x 256 B of keys stay in the first cache
+// Of the summed dimension: 128 x 256 B of keys stay in the first cache. AMX keeps sums where they are.
+constexpr int64_t kScoreSteps = KVASIR_ISA_IS_AMX ? 1 << 20 : 128;
 constexpr float kMinusInfinity = -__builtin_inff();
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -193,9 +194,9 @@ struct Attend {
   }
 
   // Decodes columns [lo, hi) of the tile at `base` and lays them out for both products; columns up to the
-  // next multiple of kLanes on either side become zero.
+  // next multiple of kKeyEdge on either side become zero.
   void load_tile(Keys keys, int64_t query, int64_t base, int64_t lo, int64_t hi) const {
-    int64_t first = lo / kLanes * kLanes, last = round_up(hi, kLanes);
+    int64_t first = lo / kKeyEdge * kKeyEdge, last = round_up(hi, kKeyEdge);
     if (keys == Keys::kSelected) touch(keys, query, base + lo, base + hi);
     for (int64_t c = first; c < last; ++c)
       decode(c >= lo && c < hi ? key_row(call, keys, query, base + c) : Row{}, c);
@@ -281,7 +282,7 @@ struct Attend {
   // Rows [row0, row0 + rows) against the keys of the tile at `base`, columns [lo, hi); queries [q0, q1).
   void tile(Keys keys, const AttendBlock& block, int64_t row0, int64_t base, int64_t lo, int64_t hi,
             bool fresh, const AttendPartial& out) const {
-    int64_t first = lo / kLanes * kLanes, last = round_up(hi, kLanes), rows = block.rows();
+    int64_t first = lo / kKeyEdge * kKeyEdge, last = round_up(hi, kKeyEdge), rows = block.rows();
     for (int64_t k = 0; k < units(); k += kScoreSteps) {
       Product s{w.q + row0 * units() + k,
                 units(),

@@ -59,7 +59,8 @@ struct AttentionKernels {
   int64_t (*scratch_bytes)(int64_t rows, int64_t dim);
   // All segments of the block, merged, divided and written to call.out.
   void (*attend)(const AttendCall& call, const AttendBlock& block, std::byte* scratch);
-  // One segment of the block into `partial`. Not for kNative, whose weights need the maximum over all segments.
+  // One segment of the block into `partial`. Not for kNative, whose weights need the maximum over all of
+  // them.
   void (*attend_segment)(const AttendCall& call, const AttendBlock& block, int64_t segment,
                          const AttendPartial& partial, std::byte* scratch);
   // The block's partials, one per segment in ascending order, merged, divided and written to call.out. `into`

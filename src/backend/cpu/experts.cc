@@ -16,8 +16,7 @@ namespace kvasir::cpu {
 namespace {
 
 constexpr int64_t kChunk = 128;  // inner columns per task: a block of packing, so chunks pack on their own
-constexpr int64_t kInputTile =
-    144;  // inputs whose products a worker holds at a time; whole tiles on every route
+constexpr int64_t kInputTile = 2 * kWideTile;  // inputs whose products a worker holds at a time
 constexpr int64_t kBatchSlots = 4096;  // slots per batch of experts: bounds the memory for activations
 
 // One expert's part of the call: slots [begin, begin + count) of the sorted order.
@@ -101,8 +100,6 @@ Plan make_plan(CpuContext& context, const ExpertsArgs& a) {
   if (!a.shared.w1.empty()) add_group(a.shared, tokens * k, tokens);
   return plan;
 }
-
-bool is_wide(Route route) { return route == Route::kWideInt8 || route == Route::kWideBf16; }
 
 // Inputs of the narrow groups: the call's tokens, packed once for every (route, format) that some group
 // wants.
@@ -220,7 +217,9 @@ void gate_and_up(CpuContext& context, const ExpertsArgs& a, const Plan& plan, co
 void down(CpuContext& context, const ExpertsArgs& a, const Plan& plan, const Batch& batch) {
   const LinearKernels& kernels = linear_kernels(context.isa);
   const WorkerScratch scratch(context, batch, &Group::route_out, kInputTile * kChunk);
-  const int64_t dim = a.out.shape(1), share = divide_up(dim, 8 * context.pool.size());
+  // Every task reads all of the batch's activations, so with many of them tasks are few and wide.
+  const bool many = batch.groups[batch.count - 1].begin - batch.groups[0].begin > kBatchSlots / 2;
+  const int64_t dim = a.out.shape(1), share = divide_up(dim, (many ? 2 : 8) * context.pool.size());
   const int64_t step = std::min(kChunk, divide_up(share, 32) * 32);
   context.pool.run(divide_up(dim, step), [&](int64_t task, int worker) {
     MultiplyJob job{};

@@ -395,8 +395,7 @@ int32_t kth_largest(int32_t* values, int64_t count, int64_t k) {
     from = low[i] < from ? low[i] : from;
     to = high[i] > to ? high[i] : to;
   }
-  for (int64_t i = count; i < n; ++i)
-    values[i] = static_cast<int32_t>(from - 1);  // minus infinity is not the least int
+  for (int64_t i = count; i < n; ++i) values[i] = static_cast<int32_t>(from - 1);  // -inf is not the least
   for (++to; to - from > 1;) {
     int64_t guess = from + (to - from) / 2, reached = count_reaching(values, n, static_cast<int32_t>(guess));
     (reached >= k ? from : to) = guess;
@@ -485,11 +484,10 @@ void scan(const IndexCall& call, int64_t q0, int64_t q1, int64_t begin, int64_t 
 
 int64_t scratch_bytes(const IndexCall& call, int64_t queries) {
   int64_t bytes = 0;
-  if (in_bytes(call)) {
+  if (in_bytes(call))
     Int8Scan::carve(call, queries, nullptr, &bytes);
-  } else {
+  else
     FloatScan::carve(call, queries, nullptr, &bytes);
-  }
   return bytes;
 }
 

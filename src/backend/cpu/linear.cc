@@ -103,12 +103,28 @@ PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, cons
 
 namespace {
 
-// Rows of weights per task: about four tasks a thread, not under 16 KB of weights, whole groups of 32 rows.
-int64_t rows_per_task(const WeightMatrix& w, int64_t rows, int threads) {
-  int64_t even_share = rows / (4 * threads);
-  int64_t worth_a_task = (16 << 10) / std::max<int64_t>(1, w.data_row_bytes());
+// How a product is cut: tasks of `rows` weight rows and `inputs` inputs.
+struct Cut {
+  int64_t rows, inputs;
+};
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// About four tasks a thread, not under 16 KB of weights, whole groups of 32 rows. On wide routes at most
+// kWideRows, so that a task's sums stay in the second cache, and inputs in even parts.
+Cut cut(const WeightMatrix& w, int64_t rows, const PackedRows& x, int64_t inputs, int threads) {
+  const bool wide = is_wide(x.route);
+  Cut c{};
+  c.inputs =
+      wide ? std::min(kWideInputs,
+                      divide_up(divide_up(inputs, divide_up(inputs, kWideInputs)), kWideTile) * kWideTile)
+           : kWideInputs;
+  const int64_t even_share = rows * divide_up(inputs, c.inputs) / (4 * threads),
+                worth_a_task = (16 << 10) / std::max<int64_t>(1, w.data_row_bytes());
   int64_t n = std::max<int64_t>({even_share, worth_a_task, 1});
-  return std::min((n + 31) / 32 * 32, std::max<int64_t>(rows, 1));
+  if (wide) n = std::min(n, kWideRows);
+  c.rows = std::min(divide_up(n, 32) * 32, std::max<int64_t>(rows, 1));
+  return c;
 }
 
 // out[t, 0..count) = x[t] * w[begin .. begin + count)^T
@@ -117,20 +133,18 @@ void multiply(CpuContext& context, const WeightMatrix& w, int64_t begin, int64_t
   const LinearKernels& kernels = linear_kernels(context.isa);
   const int64_t scratch_bytes = (kernels.scratch_bytes(x.route) + 63) / 64 * 64;
   auto* scratch = context.scratch.take<uint8_t>(scratch_bytes * context.pool.size());
-  constexpr int64_t kInputsPerTask = kWideInputs;
-  const int64_t step = rows_per_task(w, count, context.pool.size());
-  const int64_t row_tasks = (count + step - 1) / step,
-                input_tasks = (inputs + kInputsPerTask - 1) / kInputsPerTask;
+  const auto [step, input_step] = cut(w, count, x, inputs, context.pool.size());
+  const int64_t row_tasks = divide_up(count, step), input_tasks = divide_up(inputs, input_step);
   const StoredRows stored = stored_rows(w);
   context.pool.run(row_tasks * input_tasks, [&](int64_t task, int worker) {
-    const int64_t first = task / row_tasks * kInputsPerTask, row = task % row_tasks * step;
+    const int64_t first = task / row_tasks * input_step, row = task % row_tasks * step;
     MultiplyJob job{};
     job.w = stored;
     job.row_begin = begin + row;
     job.row_end = begin + std::min(count, row + step);
     job.x = x;
     job.first = first;
-    job.count = std::min(inputs - first, kInputsPerTask);
+    job.count = std::min(inputs - first, input_step);
     job.out = out + first * out_stride + row;
     job.out_stride = out_stride;
     job.round_bf16 = round_bf16;

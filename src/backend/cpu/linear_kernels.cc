@@ -242,8 +242,6 @@ void narrow_multiply(const MultiplyJob& job) {
   multiply_real<FloatKernel>(job);
 }
 
-bool is_wide(Route route) { return route == Route::kWideInt8 || route == Route::kWideBf16; }
-
 bool has(Route route) { return !is_wide(route) || has_wide(route); }
 int64_t tile_rows(Route route) { return is_wide(route) ? wide_tile_rows(route) : 1; }
 int64_t layout(PackedRows& x) {

@@ -48,14 +48,19 @@ struct PackedRows {
   int64_t stride;  // bytes
 };
 
-// A multiple of every tile_rows().
-inline constexpr int64_t kWideInputs = 480;
+constexpr bool is_wide(Route route) { return route == Route::kWideInt8 || route == Route::kWideBf16; }
+
+// At most so many inputs has a job on a wide route, and its first is a multiple of kWideTile, which is one of
+// every tile_rows() and of what a kernel takes at a time.
+inline constexpr int64_t kWideInputs = 480, kWideTile = 96;
+// More weight rows than this gain nothing in one job.
+inline constexpr int64_t kWideRows = 256;
 
 struct MultiplyJob {
   StoredRows w;
   int64_t row_begin, row_end;  // outputs: rows of w
   PackedRows x;
-  int64_t first;         // of the inputs: packed row; a multiple of tile_rows()
+  int64_t first;         // of the inputs: packed row; on wide routes a multiple of kWideTile
   const int32_t* index;  // instead of `first`: packed row of each input; null on wide routes
   int64_t count;         // inputs; at most kWideInputs on wide routes
   float* out;            // out[i * out_stride + n - row_begin]

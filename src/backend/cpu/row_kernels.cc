@@ -63,7 +63,8 @@ void bf16_norm(float* x, float eps, int64_t n) {
   };
   float mean = rounded(sum(squares[0] + squares[1]) / static_cast<float>(n));
   F32 scale = splat(rounded(1.f / __builtin_sqrtf(rounded(mean + eps))));
-  for (int64_t i = 0; i < n; i += kLanes) store_up_to(x + i, rounded_if(true, load_up_to(x + i, n - i) * scale), n - i);
+  for (int64_t i = 0; i < n; i += kLanes)
+    store_up_to(x + i, rounded_if(true, load_up_to(x + i, n - i) * scale), n - i);
 }
 
 void rope(float* x, const float* table, int64_t n, float sin_sign, bool round) {
@@ -170,6 +171,7 @@ void add(const float* a, const float* b, int64_t n, bool round, float* out) {
 }  // namespace
 
 extern const RowKernels row_kernels;
-const RowKernels row_kernels = {rms_norm, bf16_norm, rope, hadamard, pool, encode, round_trip_fp4, gate_scores, add};
+const RowKernels row_kernels = {rms_norm, bf16_norm,      rope,        hadamard, pool,
+                                encode,   round_trip_fp4, gate_scores, add};
 
 }  // namespace kvasir::cpu::KVASIR_ISA

@@ -1,9 +1,9 @@
-// Decoding of stored weights into panels for products with many inputs: AVX-512, and AMX tiles.
+// Decoding of stored weights into panels for products with many inputs, AVX-512.
 //
 // A panel holds 16 weight rows, "step" after step along K; a step is one vector with a dword per row:
 //   int8   four unsigned codes a dword     bf16   two bf16 a dword
-// which is what vpdpbusd, vdpbf16ps and the AMX tile products want of their second matrix. Each decoder below
-// takes 64 bytes of each of 16 rows and says which columns its steps hold; activations are packed to match.
+// which is what vpdpbusd and vdpbf16ps want of their second operand. Each decoder below takes 64 bytes of
+// each of 16 rows and says which columns its steps hold; activations are packed to match.
 #pragma once
 
 #include "backend/cpu/simd.h"
@@ -19,6 +19,7 @@ inline I32x16 broadcast_i32(const void* p) {
   memcpy(&v, p, 4);
   return _mm512_set1_epi32(v);
 }
+inline I32x16 splat_i32(int32_t v) { return _mm512_set1_epi32(v); }
 inline F32x16 broadcast_f32(const float* p) { return _mm512_set1_ps(*p); }
 inline Bf16x32 broadcast_bf16x2(const void* p) { return (__m512bh)broadcast_i32(p); }
 inline I32x16 low_bytes(I32x16 v) { return _mm512_and_si512(v, _mm512_set1_epi32(255)); }
@@ -132,8 +133,14 @@ inline bool e2m1_int8_steps(I32x16 bytes, int32_t* steps) {
 
 // ---- bf16 panels; weights times their scale, which is exact ----
 
-// Words times the power of two of their dword's e8m0 byte. Zeros stay; what would leave the exponent's range
-// becomes zero below (it is under 2^-100) and NaN above (no finite bf16 could say it).
+// Scales (e8m0 bytes) with which every e4m3 and e2m1 value stays a normal bf16 number.
+inline constexpr int kLeastTameByte = 10, kMostTameByte = 240;
+inline bool tame_scales(Bytes64 bytes) {
+  return (_mm512_cmplt_epu8_mask(bytes, _mm512_set1_epi8(kLeastTameByte)) |
+          _mm512_cmpgt_epu8_mask(bytes, _mm512_set1_epi8(static_cast<char>(kMostTameByte)))) == 0;
+}
+
+// Words times the power of two of their dword's tame e8m0 byte. Zeros stay.
 template <bool kMayBeNan>
 inline Bytes64 scale_words(Bytes64 words, I32x16 byte) {
   I32x16 steps = _mm512_slli_epi32(_mm512_sub_epi32(byte, _mm512_set1_epi32(127)), 7);
@@ -143,15 +150,7 @@ inline Bytes64 scale_words(Bytes64 words, I32x16 byte) {
     const Bytes64 nan = _mm512_set1_epi16(0x7fc0);
     nonzero = _mm512_mask_cmpneq_epi16_mask(nonzero, _mm512_and_si512(words, nan), nan);
   }
-  Bytes64 r = _mm512_mask_add_epi16(words, nonzero, words, steps);
-  const __mmask16 low = _mm512_cmplt_epi32_mask(byte, _mm512_set1_epi32(10)),
-                  high = _mm512_cmpgt_epi32_mask(byte, _mm512_set1_epi32(240));
-  if (__builtin_expect((low | high) != 0, 0)) {
-    r = _mm512_mask_mov_epi32(r, low, _mm512_setzero_si512());
-    Bytes64 nan = _mm512_mask_mov_epi16(words, nonzero, _mm512_set1_epi16(0x7fc0));
-    r = _mm512_mask_mov_epi32(r, high, nan);
-  }
-  return r;
+  return _mm512_mask_add_epi16(words, nonzero, words, steps);
 }
 
 // 32 columns of bf16 -> 16 steps; step j has columns 2j, 2j+1.

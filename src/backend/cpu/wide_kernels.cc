@@ -1,31 +1,23 @@
-// Wide routes on AVX-512 and AMX: decode 32 weight rows x a stretch of K into two panels, run every input
+// Wide routes on AVX-512: decode 32 weight rows x a stretch of K into two panels, run every input
 // past them, go on along K. The outputs are the accumulators between stretches.
 //
 //   kWideInt8   per group of 32 columns: exact integer sums, then f32 += sum * weight scale * input scale
-//   kWideBf16   f32 sums over the whole stretch; weights carry their scale
+//   kWideBf16   f32 sums over the whole stretch; weights carry their scale. Where bf16 has no room for such a
+//               scale, blocks of one scale are multiplied without it and their sums get it
 // Inputs stand in tiles, interleaved step by step, so that a kernel reads one stream and no two rows meet in
 // a set of the cache. Compiled once per instruction set. Threading: pure functions over the caller's memory.
 #include "backend/cpu/wide_kernels.h"
 
 #include "backend/cpu/pack_kernels.h"
-#include "backend/cpu/simd.h"
-#include "backend/cpu/simd_amx.h"
-#include "backend/cpu/simd_wide.h"
+#include "backend/cpu/wide_panels.h"
 
 namespace kvasir::cpu::KVASIR_ISA {
 
-#if KVASIR_SIMD_AVX512
+#if KVASIR_ISA_avx512
 
 namespace {
 
 constexpr int64_t kPanelRows = 32;  // two vectors of outputs
-// Columns of a panel pair: 24 KB each, which with the passing inputs stays in an L1 of 48 KB.
-constexpr int64_t kInt8Stretch = 768, kBf16Stretch = 384;
-
-constexpr int64_t weight_chunk(Stored f) {  // columns in 64 bytes of a row
-  return f == Stored::kBf16 ? 32 : f == Stored::kE4m3 ? 64 : 128;
-}
-
 // Six inputs: with two panels 12 integer and 12 float accumulators. A group of 32 columns of a tile.
 constexpr int kInt8Inputs = 6;
 struct Int8Group {
@@ -36,11 +28,7 @@ struct Int8Group {
 };
 static_assert(sizeof(Int8Group) == 256);
 
-#if KVASIR_ISA_amx
-constexpr int kBf16Inputs = 16;  // a tile register: per 32 columns 16 rows of 64 bytes
-#else
 constexpr int kBf16Inputs = 12;  // 24 accumulators with two panels: per step a pair of columns of every input
-#endif
 constexpr int64_t kInt8Block = 4 * sizeof(Int8Group),
                   kBf16Block = kBlock * kBf16Inputs * 2;  // 128 columns of a tile
 
@@ -63,122 +51,19 @@ void pack_bf16_wide(Stored format, const float v[kBlock], uint8_t* tile, int inp
     Bytes64 words = load_bytes(bits + i);
     if (format == Stored::kE4m3) words = place_0213(words);
     if (format == Stored::kE2m1) words = place_04152637(words);
-#if KVASIR_ISA_amx
-    store_bytes(tile + i / 32 * 1024 + input * 64, words);
-#else
     store_bytes(bits + i, words);
-#endif
   }
-#if !KVASIR_ISA_amx
   for (int step = 0; step < kBlock / 2; ++step)
     memcpy(tile + (step * kBf16Inputs + input) * 4, bits + 2 * step, 4);
-#endif
-}
-
-// Sixteen weight rows from `first`; rows past `end` repeat the last one.
-struct SixteenRows {
-  const uint8_t* data[16];
-  const uint8_t* scale[16];
-};
-SixteenRows sixteen_rows(const StoredRows& w, int64_t first, int64_t end) {
-  SixteenRows r;
-  for (int64_t i = 0; i < 16; ++i) {
-    int64_t n = first + i < end ? first + i : end - 1;
-    r.data[i] = w.data + n * w.row_bytes;
-    r.scale[i] = w.format == Stored::kBf16
-                     ? nullptr
-                     : w.scale + (w.format == Stored::kE4m3 ? n / 128 : n) * w.scale_row_bytes;
-  }
-  return r;
-}
-
-// The 64 bytes of every row that hold columns from `col` on, at row[i] + offset; padded with zeros where rows
-// end.
-struct Chunk {
-  const uint8_t* const* row;
-  int64_t offset;
-};
-struct Padding {
-  const uint8_t* row[16];
-  alignas(64) uint8_t bytes[16][64];
-};
-Chunk take_chunk(const StoredRows& w, const SixteenRows& rows, int64_t col, Padding& padding) {
-  const int64_t offset = col * 64 / weight_chunk(w.format), left = w.row_bytes - offset;
-  if (left >= 64) return {rows.data, offset};
-  for (int i = 0; i < 16; ++i) {
-    memset(padding.bytes[i], 0, 64);
-    memcpy(padding.bytes[i], rows.data[i] + offset, static_cast<size_t>(left));
-    padding.row[i] = padding.bytes[i];
-  }
-  return {padding.row, 0};
-}
-
-// e8m0 bytes of 16 rows for a stretch of columns, gathered before they are needed as vectors: at(col) has in
-// every lane one byte (e4m3) or four groups' (e2m1), the first in the low byte.
-class Scales {
- public:
-  Scales(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols) : col_(col / kBlock) {
-    if (w.format == Stored::kBf16) return;
-    const int64_t per_block = w.format == Stored::kE4m3 ? 1 : 4;
-    for (int64_t b = col_; b * kBlock < col + cols; ++b) {
-      const int64_t left = w.scale_row_bytes - b * per_block;
-      const auto count = static_cast<size_t>(left < per_block ? left : per_block);
-      for (int i = 0; i < 16; ++i) {
-        int32_t bytes = 0x7f7f7f7f;  // past the last group: 1, times codes that are zero
-        if (count == 4) {
-          memcpy(&bytes, rows.scale[i] + b * per_block, 4);
-        } else {
-          memcpy(&bytes, rows.scale[i] + b * per_block, count);
-        }
-        bytes_[b - col_][i] = bytes;
-      }
-    }
-  }
-  I32x16 at(int64_t col) const { return load_i32(bytes_[col / kBlock - col_]); }
-
- private:
-  int64_t col_;
-  alignas(64) int32_t bytes_[(kInt8Stretch > kBf16Stretch ? kInt8Stretch : kBf16Stretch) / kBlock][16];
-};
-
-// Columns [col, col + cols) of 16 FP4 rows as int8 codes and, per group and row, what the scale adds to a
-// float's bits. True if all of that is tame.
-bool decode_int8(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel,
-                 int32_t* steps) {
-  const Scales scales(w, rows, col, cols);
-  Padding padding;
-  bool tame = true;
-  for (int64_t c = 0; c < cols; c += weight_chunk(Stored::kE2m1)) {
-    const Chunk chunk = take_chunk(w, rows, col + c, padding);
-    e2m1_int8_panel(chunk.row, chunk.offset, panel + c * 16);
-    tame = e2m1_int8_steps(scales.at(col + c), steps + c / 2) && tame;
-  }
-  return tame;
-}
-
-void decode_bf16(const StoredRows& w, const SixteenRows& rows, int64_t col, int64_t cols, uint8_t* panel) {
-  const Scales scales(w, rows, col, cols);
-  Padding padding;
-  const int64_t width = weight_chunk(w.format);
-  for (int64_t c = 0; c < cols; c += width) {
-    const Chunk chunk = take_chunk(w, rows, col + c, padding);
-    uint8_t* at = panel + c * 32;
-    if (w.format == Stored::kBf16) {
-      bf16_panel(chunk.row, chunk.offset, at);
-    } else if (w.format == Stored::kE4m3) {
-      e4m3_bf16_panel(chunk.row, chunk.offset, low_bytes(scales.at(col + c)), at);
-    } else {
-      e2m1_bf16_panel(chunk.row, chunk.offset, scales.at(col + c), at);
-    }
-  }
 }
 
 // Two panels, one after the other.
 struct Panels {
   uint8_t* codes;
-  int32_t* steps;     // int8 only
-  bool tame[2];       // int8 only
-  float* partial;     // see Tile
+  int32_t* steps;       // int8 only
+  bool tame[2];         // int8 only
+  float* partial;       // see Tile
+  const float* factor;  // see Tile
 };
 
 // What a tile of inputs needs besides the panels.
@@ -187,6 +72,7 @@ struct Tile {
   int64_t block_stride;  // bytes to the next
   float* partial;        // 32 sums of each input: what the stretches before this one came to
   float* out[2 * 16];    // of each input, at the panel pair's first output
+  const float* factor;   // of each of the 32 outputs, for the sums of this stretch; null: 1
   int lanes0, lanes1;    // outputs of the first and the second vector
   bool first, last;      // stretch
 };
@@ -195,6 +81,10 @@ struct Tile {
 // cache sets.
 inline void finish(const Tile& tile, int m, F32x16 v0, F32x16 v1) {
   float* partial = tile.partial + 32 * m;
+  if (__builtin_expect(tile.factor != nullptr, 0)) {
+    v0 = mul(v0, load_f32(tile.factor));
+    v1 = mul(v1, load_f32(tile.factor + 16));
+  }
   if (!tile.first) {
     v0 = add(v0, load_f32(partial));
     v1 = add(v1, load_f32(partial + 16));
@@ -252,8 +142,7 @@ void int8_tile(const Panels& panels, int64_t cols, const Tile& tile) {
     }
   }
 #pragma GCC unroll 16
-  for (int m = 0; m < M; ++m)
-    finish(tile, m, total[m][0], total[m][1]);
+  for (int m = 0; m < M; ++m) finish(tile, m, total[m][0], total[m][1]);
 }
 
 template <int M>
@@ -261,7 +150,7 @@ void run_int8(const Panels& panels, int64_t cols, const Tile& tile) {
   uint32_t wild = 0;
   for (int64_t g = 0; g < cols / 32; ++g) wild |= wild_scales(int8_group(tile, g).scale, M);
   wild == 0 && panels.tame[0] && panels.tame[1] ? int8_tile<M, true>(panels, cols, tile)
-                                                         : int8_tile<M, false>(panels, cols, tile);
+                                                : int8_tile<M, false>(panels, cols, tile);
 }
 void run_int8(const Panels& panels, int64_t cols, int count, const Tile& tile) {
   switch (count) {
@@ -279,27 +168,6 @@ void run_int8(const Panels& panels, int64_t cols, int count, const Tile& tile) {
       return run_int8<6>(panels, cols, tile);
   }
 }
-
-#if KVASIR_ISA_amx
-
-// 32 inputs (two tiles of packed rows) past a pair of bf16 panels, by tile registers.
-void run_bf16(const Panels& panels, int64_t cols, int count, const Tile& tile) {
-  alignas(64) float sums[4][16][16];  // input tile, panel
-  const uint8_t* second = tile.x + kBf16Block;
-  const bool two = count > 16;
-  tiles_zero();
-  for (int64_t step = 0; step < cols / 32; ++step) {
-    const int64_t at = step / 4 * tile.block_stride + step % 4 * 1024;
-    const uint8_t* w = panels.codes + 1024 * step;
-    two ? tiles_multiply_2x2(tile.x + at, second + at, w, w + kBf16Stretch * 32)
-        : tiles_multiply_1x2(tile.x + at, w, w + kBf16Stretch * 32);
-  }
-  tiles_store(sums);
-  for (int m = 0; m < count; ++m)
-    finish(tile, m, load_f32(sums[m / 16 * 2][m % 16]), load_f32(sums[m / 16 * 2 + 1][m % 16]));
-}
-
-#else
 
 // M inputs past a pair of bf16 panels.
 template <int M>
@@ -341,12 +209,8 @@ void run_bf16(const Panels& panels, int64_t cols, int count, const Tile& tile) {
   bf16_part<2>(panels, cols, count, tile);
 }
 
-#endif
-
 // Inputs that one call of a kernel takes.
-constexpr int kernel_inputs(Route route) {
-  return route == Route::kWideInt8 ? kInt8Inputs : KVASIR_ISA_IS_AMX ? 2 * kBf16Inputs : kBf16Inputs;
-}
+constexpr int kernel_inputs(Route route) { return route == Route::kWideInt8 ? kInt8Inputs : kBf16Inputs; }
 
 // The stored weights of the next panels, fetched a few lines at a time while inputs pass the present ones: 32
 // short pieces of rows are more than the hardware's prefetcher follows.
@@ -381,6 +245,7 @@ void run_inputs(const MultiplyJob& job, const Panels& panels, int64_t n, int64_t
   const int64_t tile_bytes = int8 ? kInt8Block : kBf16Block;
   const int64_t lines_per_call = ahead.lines() * per_call / job.count + 1;
   Tile tile;
+  tile.factor = panels.factor;
   tile.block_stride = job.x.stride;
   tile.lanes0 = static_cast<int>(lanes < 16 ? lanes : 16);
   tile.lanes1 = static_cast<int>(lanes < 16 ? 0 : lanes < 32 ? lanes - 16 : 16);
@@ -388,8 +253,8 @@ void run_inputs(const MultiplyJob& job, const Panels& panels, int64_t n, int64_t
   tile.last = col + cols >= job.w.cols;
   for (int64_t i = 0; i < job.count; i += per_call) {
     const int count = static_cast<int>(job.count - i < per_call ? job.count - i : per_call);
-    tile.x =
-        job.x.data + col / kBlock * job.x.stride + (job.first + i) / wide_tile_rows(job.x.route) * tile_bytes;
+    tile.x = job.x.data + col / kBlock * job.x.stride +
+             (job.first + i) / wide_tile_rows(job.x.route) * tile_bytes + col % kBlock * tile_bytes / kBlock;
     tile.partial = panels.partial + 32 * i;
     for (int m = 0; m < count; ++m) tile.out[m] = job.out + (i + m) * job.out_stride + n - job.row_begin;
     ahead.fetch(lines_per_call);
@@ -399,7 +264,7 @@ void run_inputs(const MultiplyJob& job, const Panels& panels, int64_t n, int64_t
 
 }  // namespace
 
-bool has_wide(Route route) { return route == Route::kWideBf16 || !KVASIR_ISA_IS_AMX; }
+bool has_wide(Route) { return true; }
 
 int64_t wide_tile_rows(Route route) { return route == Route::kWideInt8 ? kInt8Inputs : kBf16Inputs; }
 
@@ -432,40 +297,71 @@ constexpr int64_t kPanelBytes =
 constexpr int64_t kStepBytes = kInt8Stretch / 32 * 2 * 64;
 int64_t wide_scratch_bytes(Route) { return kPanelBytes + kStepBytes + (kWideInputs + 32) * kPanelRows * 4; }
 
+namespace {
+
+// A stretch that has scales out of bf16's reach: one block of columns of one scale after the other.
+void multiply_unscaled(const MultiplyJob& job, const SixteenRows rows[2], Panels panels, int64_t n,
+                       int64_t col, int64_t cols) {
+  const int64_t group = job.w.format == Stored::kE4m3 ? kBlock : 32;
+  alignas(64) float factor[2][16];
+  panels.factor = factor[0];
+  uint8_t* codes = panels.codes;
+  for (int64_t block = col; block < col + cols; block += kBlock) {
+    const int64_t left = col + cols - block, width = left < kBlock ? left : kBlock;
+    for (int half = 0; half < 2; ++half)
+      decode_unscaled(job.w, rows[half], block, width, codes + half * kBf16Stretch * 32);
+    for (int64_t c = 0; c < width && block + c < job.w.cols; c += group) {
+      for (int half = 0; half < 2; ++half)
+        Scales(job.w, rows[half], block, width).values(block, c / 32 % (kBlock / group), factor[half]);
+      panels.codes = codes + c * 32;
+      run_inputs(job, panels, n, block + c, width < group ? width : group, Ahead(job, job.row_end, 0, 0));
+    }
+  }
+}
+
+}  // namespace
+
 void wide_multiply(const MultiplyJob& job) {
   const bool int8 = job.x.route == Route::kWideInt8;
   const int64_t stretch = int8 ? kInt8Stretch : kBf16Stretch, width = weight_chunk(job.w.format);
   Panels panels{job.scratch,
                 reinterpret_cast<int32_t*>(job.scratch + kPanelBytes),
                 {true, true},
-                reinterpret_cast<float*>(job.scratch + kPanelBytes + kStepBytes)};
+                reinterpret_cast<float*>(job.scratch + kPanelBytes + kStepBytes),
+                nullptr};
   auto columns = [&](int64_t col) {
     const int64_t left = job.w.cols - col;
     return (left < stretch ? left + width - 1 : stretch) / width * width;
   };
-  tiles_open();
   for (int64_t n = job.row_begin; n < job.row_end; n += kPanelRows) {
+    const int64_t second = n + 16 < job.row_end ? n + 16 : n;  // no second panel: the first again, unseen
+    const SixteenRows rows[2] = {sixteen_rows(job.w, n, job.row_end),
+                                 sixteen_rows(job.w, second, job.row_end)};
     for (int64_t col = 0; col < job.w.cols; col += stretch) {
-      const int64_t cols = columns(col);
+      const int64_t cols = columns(col), next = col + stretch;
+      bool scaled = true;
       for (int64_t half = 0; half < 2 && n + 16 * half < job.row_end; ++half) {
-        const SixteenRows rows = sixteen_rows(job.w, n + 16 * half, job.row_end);
         if (int8) {
-          panels.tame[half] = decode_int8(job.w, rows, col, cols, panels.codes + half * kInt8Stretch * 16,
-                                          panels.steps + half * kInt8Stretch / 2);
+          panels.tame[half] =
+              decode_int8(job.w, rows[half], col, cols, panels.codes + half * kInt8Stretch * 16,
+                          panels.steps + half * kInt8Stretch / 2);
         } else {
-          decode_bf16(job.w, rows, col, cols, panels.codes + half * kBf16Stretch * 32);
+          scaled =
+              decode_bf16(job.w, rows[half], col, cols, panels.codes + half * kBf16Stretch * 32) && scaled;
         }
       }
-      const int64_t next = col + stretch;
+      if (!scaled) {
+        multiply_unscaled(job, rows, panels, n, col, cols);
+        continue;
+      }
       run_inputs(
           job, panels, n, col, cols,
           next < job.w.cols ? Ahead(job, n, next, columns(next)) : Ahead(job, n + kPanelRows, 0, columns(0)));
     }
   }
-  tiles_close();
 }
 
-#else
+#elif !KVASIR_ISA_amx  // AMX: tile_kernels.cc
 
 bool has_wide(Route) { return false; }
 int64_t wide_tile_rows(Route) { return 1; }
