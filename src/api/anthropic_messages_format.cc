@@ -13,7 +13,6 @@ namespace {
 const char* stop_reason(Ending ending) {
   switch (ending) {
     case Ending::kStop:
-    case Ending::kAborted:
       return "end_turn";
     case Ending::kStopString:
       return "stop_sequence";

@@ -12,6 +12,8 @@
 #include "api/anthropic_messages.h"
 #include "api/json_fields.h"
 #include "api/openai_chat.h"
+#include "api/openai_completions.h"
+#include "api/openai_responses.h"
 #include "api/prompt.h"
 #include "api/response_formatter.h"
 #include "text/golden_files_test.h"

@@ -65,6 +65,8 @@ struct ChatRequest {
   bool stream = false;
   bool include_usage = false;  // chat: `usage: null` on every chunk before the last
 
+  bool encrypted_reasoning = false;  // Responses: put `encrypted_content` on reasoning items
+
   Priority priority = Priority::kInteractive;
   std::string user_id;
   std::string session_id;

@@ -16,8 +16,6 @@ const char* finish_name(Ending ending) {
       return "length";
     case Ending::kToolCalls:
       return "tool_calls";
-    case Ending::kAborted:
-      return "aborted";
   }
   return "stop";
 }

@@ -100,8 +100,7 @@ TEST(ChatAnswer, NamesWhyItEnded) {
        std::vector<std::pair<Ending, std::string>>{{Ending::kStop, "stop"},
                                                    {Ending::kStopString, "stop"},
                                                    {Ending::kLength, "length"},
-                                                   {Ending::kToolCalls, "tool_calls"},
-                                                   {Ending::kAborted, "aborted"}}) {
+                                                   {Ending::kToolCalls, "tool_calls"}}) {
     const Written written = run(chat_request(false), {{Kind::kContent, "a"}}, ending);
     EXPECT_EQ(text_at(json_of(written.whole), "choices.0.finish_reason"), name);
   }

@@ -29,11 +29,12 @@ namespace kvasir {
 // An assistant message as it was sampled.
 struct SampledTurn {
   // After the think token of the prompt, up to the end of the block or of the text; no end token.
-  std::vector<int32_t> tokens;
+  std::vector<int32_t> tokens = {};
   bool in_reasoning = false;  // the prompt ended with <think>
-  std::string reasoning;
-  std::string content;
-  std::vector<ToolCall> calls;  // ids as emitted, names as in the prompt, arguments as JSON text in a string
+  std::string reasoning = {};
+  std::string content = {};
+  std::vector<ToolCall> calls =
+      {};  // ids as emitted, names as in the prompt, arguments as JSON text in a string
 };
 
 // Where records live beyond this process. Either may be empty.

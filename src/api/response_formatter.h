@@ -47,7 +47,8 @@ struct AnswerCall {
   std::string arguments;
 };
 
-enum class Ending { kStop, kStopString, kLength, kToolCalls, kAborted };
+// An answer that did not come to its end (shutdown, deadline, fault) ends in fail(), never in one of these.
+enum class Ending { kStop, kStopString, kLength, kToolCalls };
 
 struct Finish {
   Ending ending = Ending::kStop;

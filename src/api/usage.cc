@@ -3,7 +3,16 @@
 namespace kvasir {
 namespace {
 
-const char* tier_name(CacheTier tier) {
+void write_extension(const CacheHit& cache, JsonWriter& json) {
+  json.begin_object("kvasir")
+      .field("hit_tokens", cache.hit_tokens)
+      .field("replayed_tokens", cache.replayed_tokens);
+  json.field("tier", cache_tier_name(cache.tier)).field("restore_ms", cache.restore_ms).end_object();
+}
+
+}  // namespace
+
+const char* cache_tier_name(CacheTier tier) {
   switch (tier) {
     case CacheTier::kNone:
       return "none";
@@ -14,15 +23,6 @@ const char* tier_name(CacheTier tier) {
   }
   return "none";
 }
-
-void write_extension(const CacheHit& cache, JsonWriter& json) {
-  json.begin_object("kvasir")
-      .field("hit_tokens", cache.hit_tokens)
-      .field("replayed_tokens", cache.replayed_tokens);
-  json.field("tier", tier_name(cache.tier)).field("restore_ms", cache.restore_ms).end_object();
-}
-
-}  // namespace
 
 void write_chat_usage(const Usage& usage, JsonWriter& json) {
   json.begin_object().field("prompt_tokens", usage.prompt_tokens);

@@ -17,6 +17,9 @@ struct Usage {
   int64_t miss_tokens() const { return prompt_tokens - cache.hit_tokens; }  // CACHE-1
 };
 
+// "none", "memory", "disk".
+const char* cache_tier_name(CacheTier tier);
+
 // Each writes the whole `usage` object with the `kvasir` extension in it.
 void write_chat_usage(const Usage& usage, JsonWriter& json);
 void write_responses_usage(const Usage& usage, JsonWriter& json);
