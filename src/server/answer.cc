@@ -87,6 +87,8 @@ void AnswerInProgress::end(const StreamEvent& event, SseEvents& out) {
   } else if (event.reason == EndReason::kDeadline) {
     failure_ = ApiError{Fault::kTimeout,
                         "the request took longer than the server allows (limits.request_seconds)", 0};
+  } else if (event.reason == EndReason::kCancelled && !done_) {  // nobody reads this, or the server ends
+    failure_ = ApiError{Fault::kOverloaded, "the server ended this request before it was complete", 0};
   } else if (parser && parser->unusable() && !limit) {  // MAL-9
     failure_ = ApiError{
         Fault::kInternal,
@@ -103,8 +105,6 @@ void AnswerInProgress::end(const StreamEvent& event, SseEvents& out) {
     finish.ending = Ending::kToolCalls;
   } else if (limit) {
     finish.ending = Ending::kLength;
-  } else if (event.reason == EndReason::kCancelled && !done_) {
-    finish.ending = Ending::kAborted;
   }
   ending_ = finish.ending;
   formatter_.finish(finish, out);
@@ -121,8 +121,6 @@ const char* AnswerInProgress::ending_name() const {
       return "length";
     case Ending::kToolCalls:
       return "tool_calls";
-    case Ending::kAborted:
-      return "aborted";
   }
   return "";
 }

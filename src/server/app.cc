@@ -3,6 +3,9 @@
 
 #include <fmt/core.h>
 
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
 #include <algorithm>
 #include <utility>
 
@@ -114,6 +117,16 @@ Task<> App::handle(const HttpRequest& http, ResponseWriter& out) {
                          std::chrono::duration<double>(Clock::now() - call.begin).count());
 }
 
+Task<> App::on_text_thread(std::function<void()> work) {
+  co_await boost::asio::co_spawn(
+      text_thread_,
+      [&work]() -> Task<> {
+        work();
+        co_return;
+      },
+      boost::asio::use_awaitable);
+}
+
 bool App::authorised(Call& call) const {
   if (!parts_.keys) return true;
   constexpr std::string_view kBearer = "bearer ";
@@ -160,7 +173,9 @@ Task<> App::send(Call& call, int status, const char* type, std::string body) {
   co_await call.out.send(response);
 }
 
-Task<> App::send_json(Call& call, int status, std::string body) { co_await send(call, status, "application/json", std::move(body)); }
+Task<> App::send_json(Call& call, int status, std::string body) {
+  co_await send(call, status, "application/json", std::move(body));
+}
 
 Task<> App::send_error(Call& call, const ApiError& error) {
   if (call.out.started()) co_return;
@@ -169,11 +184,15 @@ Task<> App::send_error(Call& call, const ApiError& error) {
 }
 
 HttpResponse App::error_response(const Call& call, const ApiError& error) const {
-  HttpResponse response =
-      make_response(http_status(error, call.dialect), "application/json", error_body(error, call.dialect, call.http.id));
-  if (error.retry_after_s > 0) response.headers.push_back({"Retry-After", std::to_string(error.retry_after_s)});
+  HttpResponse response = make_response(http_status(error, call.dialect), "application/json",
+                                        error_body(error, call.dialect, call.http.id));
+  if (error.retry_after_s > 0)
+    response.headers.push_back({"Retry-After", std::to_string(error.retry_after_s)});
   if (error.fault == Fault::kUnauthorized) response.headers.push_back({"WWW-Authenticate", "Bearer"});
-  parts_.log.info("refused", {{"id", call.http.id}, {"endpoint", call.endpoint}, {"status", response.status}, {"why", error.message}});
+  parts_.log.info("refused", {{"id", call.http.id},
+                              {"endpoint", call.endpoint},
+                              {"status", response.status},
+                              {"why", error.message}});
   return response;
 }
 

@@ -10,8 +10,8 @@
 // everything it shares is immutable or guards itself.
 #pragma once
 
-#include <atomic>
 #include <boost/asio/thread_pool.hpp>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,8 +48,8 @@ struct AppParts {
   std::string model_name;
   TemplateRevision revision = TemplateRevision::kA;
   int32_t end_token = 0;
-  int64_t started = 0;     // seconds since 1970
-  int64_t page_bytes = 0;  // of one KV page
+  int64_t started = 0;                           // seconds since 1970
+  int64_t page_bytes = 0;                        // of one KV page
   std::shared_ptr<const Vocabulary> vocabulary;  // null: nothing is constrained
 };
 
@@ -82,6 +82,8 @@ class App {
   Result<std::string> save_sessions(const Call& call);
   Result<std::string> delete_sessions(const Call& call);
 
+  // Runs `work` on the text thread and goes on when it is done.
+  Task<> on_text_thread(std::function<void()> work);
   Task<> send(Call& call, int status, const char* type, std::string body);
   Task<> send_json(Call& call, int status, std::string body);
   Task<> send_error(Call& call, const ApiError& error);

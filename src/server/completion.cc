@@ -1,6 +1,4 @@
 // The four paths that generate, and count_tokens: from a body to an answer, streamed or whole.
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/use_awaitable.hpp>
 
 #include <cstring>
 #include <random>
@@ -111,10 +109,13 @@ App::Prepared App::prepare_now(const Call& call) {
 }
 
 Task<App::Prepared> App::prepare(const Call& call) {
-  if (call.http.body.size() <= kSmallBody) co_return prepare_now(call);
-  co_return co_await boost::asio::co_spawn(
-      text_thread_, [this, &call]() -> Task<Prepared> { co_return prepare_now(call); },
-      boost::asio::use_awaitable);
+  Prepared prepared;
+  if (call.http.body.size() <= kSmallBody) {
+    prepared = prepare_now(call);
+  } else {
+    co_await on_text_thread([&] { prepared = prepare_now(call); });
+  }
+  co_return prepared;
 }
 
 Request App::engine_request(const Call& call, Prepared& p) {
@@ -219,8 +220,7 @@ Task<> App::whole_answer(Call& call, Prepared& p, TokenStream& stream) {
     // A client that waits long sees blank lines before the body (protocol 5.3); until then the status stays
     // open.
     if (!co_await call.out.signal().wait(kKeepAlive) && call.out.connected()) {
-      if (!call.out.started() && !co_await call.out.begin(200, json_headers()))
-        stream.cancel();
+      if (!call.out.started() && !co_await call.out.begin(200, json_headers())) stream.cancel();
       if (!co_await call.out.write("\n")) stream.cancel();
     }
     if (!call.out.connected()) stream.cancel();

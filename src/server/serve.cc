@@ -207,12 +207,14 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
   memory = std::make_unique<ReplayMemory>(kReplayMemoryBytes, replay_store(disk));
   sessions = std::make_unique<Sessions>(*engine, disk, SessionLimits{});
   KvLayout layout = KvLayout::make(loaded.model.config, settings.chosen_numerics());
-  int64_t now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  int64_t now =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
   TemplateRevision revision =
       loaded.revision == ChatRevision::kB ? TemplateRevision::kB : TemplateRevision::kA;
   app = std::make_unique<App>(AppParts{settings, *tokenizer, *engine, log, metrics, keys.get(), script.get(),
-                                       *memory, *sessions, name, revision, loaded.model.config.eos_id,
-                                       loaded.model.config.vocab_size});
+                                       *memory, *sessions, name, revision, loaded.model.config.eos_id, now,
+                                       layout.page_bytes, vocabulary});
   return {};
 }
 

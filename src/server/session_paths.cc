@@ -1,9 +1,6 @@
 // /v1/sessions: list, fork, save and delete (docs/api.md).
 #include <fmt/core.h>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/use_awaitable.hpp>
-
 #include <algorithm>
 
 #include "api/session_json.h"
@@ -13,7 +10,8 @@
 namespace kvasir {
 namespace {
 
-constexpr const char* kSessionPaths = "GET /v1/sessions, POST /v1/sessions/fork, .../save and .../delete, and DELETE /v1/sessions/ID";
+constexpr const char* kSessionPaths =
+    "GET /v1/sessions, POST /v1/sessions/fork, .../save and .../delete, and DELETE /v1/sessions/ID";
 
 }  // namespace
 
@@ -21,20 +19,24 @@ Task<> App::serve_sessions(Call& call) {
   const std::string& method = call.http.method;
   if (method == "GET" && call.argument.empty()) {
     std::vector<SessionInfo> infos;
-    for (const SessionRecord& record : parts_.sessions.list(call.cache_namespace(parts_.settings))) infos.push_back(session_info(record));
+    for (const SessionRecord& record : parts_.sessions.list(call.cache_namespace(parts_.settings)))
+      infos.push_back(session_info(record));
     co_return co_await send_json(call, 200, session_list_body(infos));
   }
   bool fork = method == "POST" && call.argument == "fork";
   bool save = method == "POST" && call.argument == "save";
-  bool remove = (method == "POST" && call.argument == "delete") || (method == "DELETE" && is_session_id(call.argument));
+  bool remove =
+      (method == "POST" && call.argument == "delete") || (method == "DELETE" && is_session_id(call.argument));
   if (!fork && !save && !remove) {
-    co_return co_await send_error(call, ApiError{Fault::kNotFound, fmt::format("{} {}: there are {}", method, call.http.path, kSessionPaths), 0});
+    co_return co_await send_error(
+        call, ApiError{Fault::kNotFound,
+                       fmt::format("{} {}: there are {}", method, call.http.path, kSessionPaths), 0});
   }
+  Result<std::string> body = std::string();
   // These wait for the engine, and saving for the disk: not on a network thread.
-  Result<std::string> body = co_await boost::asio::co_spawn(
-      text_thread_,
-      [&]() -> Task<Result<std::string>> { co_return fork ? fork_session(call) : save ? save_sessions(call) : delete_sessions(call); },
-      boost::asio::use_awaitable);
+  co_await on_text_thread([&] {
+    body = fork ? fork_session(call) : save ? save_sessions(call) : delete_sessions(call);
+  });
   if (body) {
     co_await send_json(call, 200, *std::move(body));
   } else {
@@ -59,13 +61,16 @@ SessionInfo App::session_info(const SessionRecord& record) const {
 // The sessions that a body means. A chat request means the session of its prompt, known or not.
 Result<std::vector<SessionRecord>> App::chosen_sessions(const Call& call) const {
   uint64_t cache_namespace = call.cache_namespace(parts_.settings);
-  if (call.http.method == "DELETE") return parts_.sessions.find(cache_namespace, call.argument, SessionMatch::kWhole);
+  if (call.http.method == "DELETE")
+    return parts_.sessions.find(cache_namespace, call.argument, SessionMatch::kWhole);
   KVASIR_TRY(SessionChoice choice, parse_session_choice(call.http.body, api_options_));
   if (!choice.prompt) {
     bool whole = choice.id_prefix.empty();
-    return parts_.sessions.find(cache_namespace, whole ? choice.id : choice.id_prefix, whole ? SessionMatch::kWhole : SessionMatch::kPrefix);
+    return parts_.sessions.find(cache_namespace, whole ? choice.id : choice.id_prefix,
+                                whole ? SessionMatch::kWhole : SessionMatch::kPrefix);
   }
-  KVASIR_TRY(Prompt prompt, build_prompt(*choice.prompt, parts_.tokenizer, {cache_namespace, &parts_.memory}));
+  KVASIR_TRY(Prompt prompt,
+             build_prompt(*choice.prompt, parts_.tokenizer, {cache_namespace, &parts_.memory}));
   SessionRecord record;
   record.cache_namespace = cache_namespace;
   record.tokens = std::move(prompt.ids);
@@ -74,7 +79,8 @@ Result<std::vector<SessionRecord>> App::chosen_sessions(const Call& call) const 
 
 Result<std::string> App::fork_session(const Call& call) {
   KVASIR_TRY(SessionFork fork, parse_session_fork(call.http.body, api_options_));
-  KVASIR_TRY(SessionRecord made, parts_.sessions.fork(call.cache_namespace(parts_.settings), fork.id, fork.new_id, fork.at_tokens));
+  KVASIR_TRY(SessionRecord made, parts_.sessions.fork(call.cache_namespace(parts_.settings), fork.id,
+                                                      fork.new_id, fork.at_tokens));
   return session_body(session_info(made));
 }
 

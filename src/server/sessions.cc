@@ -100,7 +100,8 @@ std::vector<SessionRecord> Sessions::list(uint64_t cache_namespace) const {
   return all ? *std::move(all) : std::vector<SessionRecord>();
 }
 
-Result<std::vector<SessionRecord>> Sessions::find(uint64_t cache_namespace, std::string_view id, SessionMatch match) const {
+Result<std::vector<SessionRecord>> Sessions::find(uint64_t cache_namespace, std::string_view id,
+                                                  SessionMatch match) const {
   std::lock_guard lock(mutex_);
   std::vector<SessionRecord> out;
   for (const SessionRecord& record : records_) {
@@ -111,19 +112,23 @@ Result<std::vector<SessionRecord>> Sessions::find(uint64_t cache_namespace, std:
   return out;
 }
 
-Result<SessionRecord> Sessions::fork(uint64_t cache_namespace, std::string_view id, std::string new_id, std::optional<int64_t> tokens) {
+Result<SessionRecord> Sessions::fork(uint64_t cache_namespace, std::string_view id, std::string new_id,
+                                     std::optional<int64_t> tokens) {
   std::lock_guard lock(mutex_);
   auto from = place_of(cache_namespace, id);
   if (from == records_.end()) return Error{ErrorCode::kNotFound, fmt::format("no session '{}'", id)};
   auto length = static_cast<int64_t>(from->tokens.size());
   int64_t wanted = tokens.value_or(length);
   if (wanted < 1 || wanted > length) {
-    return Error{ErrorCode::kInvalid, fmt::format("at_tokens: expected 1 to {}, the length of session '{}', saw {}", length, id, wanted)};
+    return Error{
+        ErrorCode::kInvalid,
+        fmt::format("at_tokens: expected 1 to {}, the length of session '{}', saw {}", length, id, wanted)};
   }
   if (!new_id.empty() && place_of(cache_namespace, new_id) != records_.end()) {
     return Error{ErrorCode::kInvalid, fmt::format("new_id: there is a session '{}' already", new_id)};
   }
-  for (int n = 1; new_id.empty() || place_of(cache_namespace, new_id) != records_.end(); ++n) new_id = fmt::format("{}-fork-{}", id, n);
+  for (int n = 1; new_id.empty() || place_of(cache_namespace, new_id) != records_.end(); ++n)
+    new_id = fmt::format("{}-fork-{}", id, n);
   SessionRecord fork;
   fork.id = std::move(new_id);
   fork.cache_namespace = cache_namespace;

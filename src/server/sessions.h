@@ -50,12 +50,14 @@ class Sessions {
   // Last used first.
   std::vector<SessionRecord> list(uint64_t cache_namespace) const;
   // Those whose id is, or begins with, `id`. kNotFound: none.
-  Result<std::vector<SessionRecord>> find(uint64_t cache_namespace, std::string_view id, SessionMatch match) const;
-  // A session of the first `tokens` tokens of `id`, all if not given; `new_id` empty: one is made. kNotFound; kInvalid:
-  // it is not that long, or `new_id` is taken.
-  Result<SessionRecord> fork(uint64_t cache_namespace, std::string_view id, std::string new_id, std::optional<int64_t> tokens);
-  // Its KV and, if it has an id, its tokens are on disk and synced when this returns; sets record.saved. kUnsupported:
-  // there is no disk tier. Waits for the engine and the disk.
+  Result<std::vector<SessionRecord>> find(uint64_t cache_namespace, std::string_view id,
+                                          SessionMatch match) const;
+  // A session of the first `tokens` tokens of `id`, all if not given; `new_id` empty: one is made. kNotFound;
+  // kInvalid: it is not that long, or `new_id` is taken.
+  Result<SessionRecord> fork(uint64_t cache_namespace, std::string_view id, std::string new_id,
+                             std::optional<int64_t> tokens);
+  // Its KV and, if it has an id, its tokens are on disk and synced when this returns; sets record.saved.
+  // kUnsupported: there is no disk tier. Waits for the engine and the disk.
   Status save(SessionRecord& record);
   // Its KV goes too, where no other session shares it. Waits for the engine.
   Status remove(const SessionRecord& record);

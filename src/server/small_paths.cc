@@ -9,11 +9,13 @@ namespace kvasir {
 Task<> App::models(Call& call) {
   ModelInfo model{parts_.model_name, parts_.started, parts_.engine.max_context()};
   if (call.argument.empty()) {
-    co_await send_json(call, 200, models_body({model}));
+    co_await send_json(call, 200, models_body(std::vector<ModelInfo>(1, model)));
   } else if (call.argument == parts_.model_name) {
     co_await send_json(call, 200, model_body(model));
   } else {
-    co_await send_error(call, ApiError{Fault::kNotFound, fmt::format("no model '{}'; there is '{}'", call.argument, model.id), 0});
+    co_await send_error(
+        call,
+        ApiError{Fault::kNotFound, fmt::format("no model '{}'; there is '{}'", call.argument, model.id), 0});
   }
 }
 
@@ -44,7 +46,8 @@ Task<> App::health(Call& call) {
 }
 
 Task<> App::show_metrics(Call& call) {
-  co_await send(call, 200, "text/plain; version=0.0.4; charset=utf-8", parts_.metrics.text(parts_.engine.metrics()));
+  co_await send(call, 200, "text/plain; version=0.0.4; charset=utf-8",
+                parts_.metrics.text(parts_.engine.metrics()));
 }
 
 Task<> App::balance(Call& call) { co_await send_json(call, 200, balance_body()); }
