@@ -46,14 +46,13 @@ ApiOptions api_options(const Settings& s, TemplateRevision revision) {
   return o;
 }
 
-// Outside the coroutines: g++ 12 cannot have a braced list of headers in one.
-HttpResponse make_response(int status, const char* type, std::string body) {
-  return {status, {{"Content-Type", type}}, std::move(body)};
-}
-
 constexpr size_t kSegmentCacheBytes = size_t{64} << 20;
 
 }  // namespace
+
+HttpResponse json_response(int status, std::string body) {
+  return {status, {{"Content-Type", "application/json"}}, std::move(body)};
+}
 
 App::App(AppParts parts)
     : parts_(std::move(parts)),
@@ -65,66 +64,65 @@ App::App(AppParts parts)
 App::~App() { text_thread_.join(); }
 
 Task<> App::handle(const HttpRequest& http, ResponseWriter& out) {
-  std::string_view path = strip_base(http.path);
-  Call call{http, out, "other", dialect_of(path)};
-  struct Route {
-    std::string_view method, path, endpoint;
-    Task<> (App::*handler)(Call&);
-    bool open = false;  // answered without a key
-  };
-  static constexpr Route kRoutes[] = {
-      {"POST", "/chat/completions", "chat", &App::complete},
-      {"POST", "/responses", "responses", &App::complete},
-      {"POST", "/messages", "messages", &App::complete},
-      {"POST", "/messages/count_tokens", "count_tokens", &App::count_tokens},
-      {"POST", "/completions", "completions", &App::complete},
-      {"POST", "/tokenize", "tokenize", &App::tokenize},
-      {"POST", "/detokenize", "detokenize", &App::detokenize},
-      {"GET", "/models", "models", &App::models},
-      {"GET", "/user/balance", "balance", &App::balance},
-      {"GET", "/metrics", "metrics", &App::show_metrics},
-      {"GET", "/health", "health", &App::health, true},
-      {"GET", "/", "root", &App::health, true},
-      {"", "/sessions", "sessions", &App::serve_sessions},
-  };
-  const Route* found = nullptr;
-  bool path_known = false;
-  for (const Route& route : kRoutes) {
-    bool below = (route.path == "/models" || route.path == "/sessions") && path.starts_with(route.path) &&
-                 path.size() > route.path.size() && path[route.path.size()] == '/';
-    if (path != route.path && !below) continue;
-    path_known = true;
-    bool head = http.method == "HEAD" && route.method == "GET";
-    if (!route.method.empty() && route.method != http.method && !head) continue;
-    if (below) call.argument = path.substr(route.path.size() + 1);
-    found = &route;
-    break;
-  }
-  if (!found) {
-    ApiError error = path_known ? ApiError{Fault::kMethod,
-                                           fmt::format("{} is not answered at {}", http.method, http.path), 0}
-                                : ApiError{Fault::kNotFound, fmt::format("no such path: {}", http.path), 0};
-    co_await send_error(call, error);
+  Call call{http, out, "other", dialect_of(strip_base(http.path))};
+  const Route* route = nullptr;
+  std::optional<ApiError> error = find_route(call, route);
+  if (!error && !route->open && !authorised(call))
+    error = ApiError{Fault::kUnauthorized, "the API key is missing or not known", 0};
+  if (error) {
+    co_await send_error(call, *error);
+  } else if (route->task) {
+    co_await (this->*route->task)(call);
   } else {
-    call.endpoint = found->endpoint;
-    if (found->open || authorised(call)) {
-      co_await (this->*found->handler)(call);
-    } else {
-      co_await send_error(call, ApiError{Fault::kUnauthorized, "the API key is missing or not known", 0});
-    }
+    HttpResponse response = (this->*route->plain)(call);
+    co_await out.send(response);
   }
   parts_.metrics.request(call.endpoint, out.status(),
                          std::chrono::duration<double>(Clock::now() - call.begin).count());
 }
 
-Task<> App::on_text_thread(std::function<void()> work) {
-  co_await boost::asio::co_spawn(
-      text_thread_,
-      [&work]() -> Task<> {
-        work();
-        co_return;
-      },
-      boost::asio::use_awaitable);
+std::optional<ApiError> App::find_route(Call& call, const Route*& found) const {
+  static constexpr Route kRoutes[] = {
+      {"POST", "/chat/completions", "chat", &App::complete, nullptr},
+      {"POST", "/responses", "responses", &App::complete, nullptr},
+      {"POST", "/messages", "messages", &App::complete, nullptr},
+      {"POST", "/messages/count_tokens", "count_tokens", &App::count_tokens, nullptr},
+      {"POST", "/completions", "completions", &App::complete, nullptr},
+      {"", "/sessions", "sessions", &App::serve_sessions, nullptr},
+      {"POST", "/tokenize", "tokenize", nullptr, &App::tokenize},
+      {"POST", "/detokenize", "detokenize", nullptr, &App::detokenize},
+      {"GET", "/models", "models", nullptr, &App::models},
+      {"GET", "/user/balance", "balance", nullptr, &App::balance},
+      {"GET", "/metrics", "metrics", nullptr, &App::show_metrics},
+      {"GET", "/health", "health", nullptr, &App::health, true},
+      {"GET", "/", "root", nullptr, &App::health, true},
+  };
+  std::string_view path = strip_base(call.http.path);
+  bool path_known = false;
+  for (const Route& route : kRoutes) {
+    bool below = (route.path == "/models" || route.path == "/sessions") && path.starts_with(route.path) &&
+                 path.size() > route.path.size() + 1 && path[route.path.size()] == '/';
+    if (path != route.path && !below) continue;
+    path_known = true;
+    bool head = call.http.method == "HEAD" && route.method == "GET";
+    if (!route.method.empty() && route.method != call.http.method && !head) continue;
+    if (below) call.argument = path.substr(route.path.size() + 1);
+    call.endpoint = route.endpoint;
+    found = &route;
+    return std::nullopt;
+  }
+  if (path_known)
+    return ApiError{Fault::kMethod, fmt::format("{} is not answered at {}", call.http.method, call.http.path),
+                    0};
+  return ApiError{Fault::kNotFound, fmt::format("no such path: {}", call.http.path), 0};
+}
+
+Task<> App::on_text_thread(const std::function<void()>& work) {
+  auto run = [&work]() -> Task<> {
+    work();
+    co_return;
+  };
+  co_await boost::asio::co_spawn(text_thread_, run, boost::asio::use_awaitable);
 }
 
 bool App::authorised(Call& call) const {
@@ -163,29 +161,13 @@ HttpResponse App::refusal(const HttpError& error) const {
     default:
       break;
   }
-  std::string body =
-      error_body(ApiError{fault, error.message, 0}, dialect_of(strip_base(error.path)), error.request_id);
-  return make_response(error.status, "application/json", std::move(body));
-}
-
-Task<> App::send(Call& call, int status, const char* type, std::string body) {
-  HttpResponse response = make_response(status, type, std::move(body));
-  co_await call.out.send(response);
-}
-
-Task<> App::send_json(Call& call, int status, std::string body) {
-  co_await send(call, status, "application/json", std::move(body));
-}
-
-Task<> App::send_error(Call& call, const ApiError& error) {
-  if (call.out.started()) co_return;
-  HttpResponse response = error_response(call, error);
-  co_await call.out.send(response);
+  ApiError told{fault, error.message, 0};
+  return json_response(error.status, error_body(told, dialect_of(strip_base(error.path)), error.request_id));
 }
 
 HttpResponse App::error_response(const Call& call, const ApiError& error) const {
-  HttpResponse response = make_response(http_status(error, call.dialect), "application/json",
-                                        error_body(error, call.dialect, call.http.id));
+  HttpResponse response =
+      json_response(http_status(error, call.dialect), error_body(error, call.dialect, call.http.id));
   if (error.retry_after_s > 0)
     response.headers.push_back({"Retry-After", std::to_string(error.retry_after_s)});
   if (error.fault == Fault::kUnauthorized) response.headers.push_back({"WWW-Authenticate", "Bearer"});
@@ -194,6 +176,11 @@ HttpResponse App::error_response(const Call& call, const ApiError& error) const 
                               {"status", response.status},
                               {"why", error.message}});
   return response;
+}
+
+Task<> App::send_error(Call& call, const ApiError& error) {
+  HttpResponse response = error_response(call, error);
+  co_await call.out.send(response);
 }
 
 }  // namespace kvasir

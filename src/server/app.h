@@ -17,6 +17,7 @@
 #include <string>
 
 #include "api/prompt.h"
+#include "api/response_formatter.h"
 #include "engine/engine.h"
 #include "net/http_server.h"
 #include "server/api_keys.h"
@@ -30,8 +31,6 @@
 
 namespace kvasir {
 
-class AnswerInProgress;
-class ResponseFormatter;
 struct SessionInfo;
 
 // Everything that handlers use. Borrowed; outlives the App.
@@ -64,38 +63,50 @@ class App {
 
  private:
   struct Call;      // one request on its way through
-  struct Prepared;  // a request that was read, with its prompt
+  struct Prepared;  // a request that generates
+  struct Route {
+    std::string_view method, path, endpoint;  // no method: every one
+    Task<> (App::*task)(Call&);
+    HttpResponse (App::*plain)(Call&);  // one of the two
+    bool open = false;                  // answered without a key
+  };
 
+  // Sets endpoint and argument of the call.
+  std::optional<ApiError> find_route(Call& call, const Route*& found) const;
+
+  // These wait for the engine or the disk ...
   Task<> complete(Call& call);
   Task<> count_tokens(Call& call);
-  Task<> tokenize(Call& call);
-  Task<> detokenize(Call& call);
-  Task<> models(Call& call);
-  Task<> health(Call& call);
-  Task<> show_metrics(Call& call);
-  Task<> balance(Call& call);
   Task<> serve_sessions(Call& call);
+  // ... and these answer at once.
+  HttpResponse tokenize(Call& call);
+  HttpResponse detokenize(Call& call);
+  HttpResponse models(Call& call);
+  HttpResponse health(Call& call);
+  HttpResponse show_metrics(Call& call);
+  HttpResponse balance(Call& call);
+
+  void prepare_now(const Call& call, Prepared& prepared);
+  Task<> prepare(const Call& call, Prepared& prepared);
+  Request engine_request(const Call& call, Prepared& prepared);
+  std::optional<ApiError> submit(Call& call, Prepared& prepared);
+  SseEvents take_events(const Call& call, Prepared& prepared);
+  Task<> stream_answer(Call& call, Prepared& prepared);
+  Task<> whole_answer(Call& call, Prepared& prepared);
+  void settle(Call& call, Prepared& prepared);
 
   SessionInfo session_info(const SessionRecord& record) const;
   Result<std::vector<SessionRecord>> chosen_sessions(const Call& call) const;
+  std::string list_sessions(const Call& call) const;
   Result<std::string> fork_session(const Call& call);
   Result<std::string> save_sessions(const Call& call);
   Result<std::string> delete_sessions(const Call& call);
 
-  // Runs `work` on the text thread and goes on when it is done.
-  Task<> on_text_thread(std::function<void()> work);
-  Task<> send(Call& call, int status, const char* type, std::string body);
-  Task<> send_json(Call& call, int status, std::string body);
-  Task<> send_error(Call& call, const ApiError& error);
-  HttpResponse error_response(const Call& call, const ApiError& error) const;
   bool authorised(Call& call) const;
-  Task<Prepared> prepare(const Call& call);
-  Prepared prepare_now(const Call& call);
-  Request engine_request(const Call& call, Prepared& prepared);
-  Task<> stream_answer(Call& call, Prepared& prepared, TokenStream& stream);
-  Task<> whole_answer(Call& call, Prepared& prepared, TokenStream& stream);
-  void settle(Call& call, Prepared& prepared, const AnswerInProgress& answer,
-              const ResponseFormatter& formatter);
+  // Runs `work` on the text thread and goes on when it is done.
+  Task<> on_text_thread(const std::function<void()>& work);
+  HttpResponse error_response(const Call& call, const ApiError& error) const;
+  Task<> send_error(Call& call, const ApiError& error);
 
   AppParts parts_;
   ApiOptions api_options_;
@@ -103,5 +114,7 @@ class App {
   std::optional<Constraints> constraints_;
   boost::asio::thread_pool text_thread_{1};
 };
+
+HttpResponse json_response(int status, std::string body);
 
 }  // namespace kvasir

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "api/response_formatter.h"
+#include "server/answer.h"
 #include "server/app.h"
 
 namespace kvasir {
@@ -28,12 +29,19 @@ struct App::Call {
   }
 };
 
+// A request that generates: first read, then submitted.
 struct App::Prepared {
   std::optional<ApiError> error;  // set: there is nothing else
   ChatRequest chat;
   Prompt prompt;
   int64_t max_tokens = 0;
   std::unique_ptr<TokenConstraint> constraint;
+
+  std::optional<StreamSlot> slot;
+  std::unique_ptr<TokenStream> stream;
+  std::unique_ptr<ResponseFormatter> formatter;
+  std::unique_ptr<AnswerInProgress> answer;  // borrows chat and formatter
+  bool has_token = false;
 };
 
 }  // namespace kvasir

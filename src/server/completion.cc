@@ -58,12 +58,14 @@ ResponseContext response_context(const HttpRequest& http) {
   return context;
 }
 
-void append(const SseEvents& events, std::string& bytes) {
+std::string sse_bytes(const SseEvents& events) {
+  std::string bytes;
   for (const SseEvent& event : events)
     bytes += event.comment ? sse_comment(event.data) : sse_event(event.name, event.data);
+  return bytes;
 }
 
-// g++ 12 cannot have a braced list of these inside a coroutine.
+// Outside coroutines, as net/task.h asks.
 std::vector<HttpHeader> json_headers() { return {{"Content-Type", "application/json"}}; }
 
 std::string last_message(const ChatRequest& chat) {
@@ -73,49 +75,43 @@ std::string last_message(const ChatRequest& chat) {
 
 }  // namespace
 
-App::Prepared App::prepare_now(const Call& call) {
-  Prepared p;
+void App::prepare_now(const Call& call, Prepared& p) {
   auto chat = parse(call.dialect, call.http.body, api_options_);
   if (!chat) {
     p.error = api_error(chat.error());
-    return p;
+    return;
   }
   p.chat = *std::move(chat);
-  if (p.chat.session_id.empty()) {
-    for (const char* name : {"x-session-id", "x-claude-code-session-id"}) {
-      if (const std::string* id = call.http.header(name); id && p.chat.session_id.empty())
-        p.chat.session_id = *id;
-    }
+  for (const char* name : {"x-session-id", "x-claude-code-session-id"}) {
+    if (const std::string* id = call.http.header(name); id && p.chat.session_id.empty())
+      p.chat.session_id = *id;
   }
   PromptOptions options{call.cache_namespace(parts_.settings), &parts_.memory, &segments_};
   auto prompt = build_prompt(p.chat, parts_.tokenizer, options);
   if (!prompt) {
     p.error = api_error(prompt.error());
-    return p;
+    return;
   }
   p.prompt = *std::move(prompt);
   Fit fit = fit_max_tokens(p.chat, static_cast<int64_t>(p.prompt.ids.size()), parts_.engine.max_context());
   p.error = std::move(fit.error);
   p.max_tokens = fit.max_tokens;
-  if (!p.error && constraints_) {
-    auto constraint = constraints_->make(p.chat, p.prompt.in_reasoning);
-    if (constraint) {
-      p.constraint = *std::move(constraint);
-    } else {
-      p.error = api_error(constraint.error());
-    }
+  if (p.error || !constraints_) return;
+  auto constraint = constraints_->make(p.chat, p.prompt.in_reasoning);
+  if (constraint) {
+    p.constraint = *std::move(constraint);
+  } else {
+    p.error = api_error(constraint.error());
   }
-  return p;
 }
 
-Task<App::Prepared> App::prepare(const Call& call) {
-  Prepared prepared;
+Task<> App::prepare(const Call& call, Prepared& prepared) {
   if (call.http.body.size() <= kSmallBody) {
-    prepared = prepare_now(call);
+    prepare_now(call, prepared);
   } else {
-    co_await on_text_thread([&] { prepared = prepare_now(call); });
+    std::function<void()> work = [&] { prepare_now(call, prepared); };
+    co_await on_text_thread(work);
   }
-  co_return prepared;
 }
 
 Request App::engine_request(const Call& call, Prepared& p) {
@@ -143,103 +139,104 @@ Request App::engine_request(const Call& call, Prepared& p) {
   return request;
 }
 
-Task<> App::complete(Call& call) {
-  Prepared p = co_await prepare(call);
-  if (p.error) co_return co_await send_error(call, *p.error);
-  StreamSlot slot =
-      StreamSlot::take(call.key, call.key && call.key->max_streams > 0 ? call.key->max_streams
-                                                                       : parts_.settings.max_streams_per_key);
-  if (!slot) {
-    co_return co_await send_error(
-        call, ApiError{Fault::kRateLimit, "this API key has as many running requests as it may have", 1});
-  }
+// Takes the key's slot and hands the request to the engine. An error: neither has happened.
+std::optional<ApiError> App::submit(Call& call, Prepared& p) {
+  if (p.error) return p.error;
+  int64_t limit =
+      call.key && call.key->max_streams > 0 ? call.key->max_streams : parts_.settings.max_streams_per_key;
+  p.slot.emplace(StreamSlot::take(call.key, limit));
+  if (!*p.slot)
+    return ApiError{Fault::kRateLimit, "this API key has as many running requests as it may have", 1};
   auto stream = parts_.engine.submit(engine_request(call, p));
-  if (!stream) {
-    bool busy = stream.error().code == ErrorCode::kBusy;
-    co_return co_await send_error(call, busy ? overloaded_error(2) : api_error(stream.error()));
-  }
-  (*stream)->set_notify([signal = call.out.signal()] { signal.notify(); });
-  if (p.chat.stream) {
-    co_await stream_answer(call, p, **stream);
+  if (!stream)
+    return stream.error().code == ErrorCode::kBusy ? overloaded_error(2) : api_error(stream.error());
+  p.stream = *std::move(stream);
+  p.stream->set_notify([signal = call.out.signal()] { signal.notify(); });
+  p.formatter = make_formatter(p.chat, response_context(call.http));
+  p.answer = std::make_unique<AnswerInProgress>(p.chat, parts_.tokenizer, p.prompt.in_reasoning,
+                                                static_cast<int64_t>(p.prompt.ids.size()), *p.formatter);
+  return std::nullopt;
+}
+
+Task<> App::complete(Call& call) {
+  Prepared p;
+  co_await prepare(call, p);
+  std::optional<ApiError> error = submit(call, p);
+  if (error) {
+    co_await send_error(call, *error);
+  } else if (p.chat.stream) {
+    co_await stream_answer(call, p);
   } else {
-    co_await whole_answer(call, p, **stream);
+    co_await whole_answer(call, p);
   }
 }
 
-Task<> App::stream_answer(Call& call, Prepared& p, TokenStream& stream) {
-  auto formatter = make_formatter(p.chat, response_context(call.http));
-  AnswerInProgress answer(p.chat, parts_.tokenizer, p.prompt.in_reasoning,
-                          static_cast<int64_t>(p.prompt.ids.size()), *formatter);
-  SseWriter sse(call.out);
-  if (!co_await sse.begin() || !co_await sse.comment("kvasir")) stream.cancel();
-  bool first = true;
-  while (!answer.ended()) {
-    SseEvents events;
-    StreamEvent event;
-    while (!answer.ended() && stream.try_next(event)) {
-      if (event.kind == StreamEvent::Kind::kToken && std::exchange(first, false)) {
-        parts_.metrics.first_token(std::chrono::duration<double>(Clock::now() - call.begin).count());
-      }
-      answer.push(event, events);
-      if (answer.needs_no_more()) stream.cancel();
+// What the engine has for the answer by now, as the events to be sent.
+SseEvents App::take_events(const Call& call, Prepared& p) {
+  SseEvents events;
+  StreamEvent event;
+  while (!p.answer->ended() && p.stream->try_next(event)) {
+    if (event.kind == StreamEvent::Kind::kToken && !std::exchange(p.has_token, true)) {
+      parts_.metrics.first_token(std::chrono::duration<double>(Clock::now() - call.begin).count());
     }
-    if (answer.failure()) formatter->fail(*answer.failure(), events);
-    std::string bytes;
-    append(events, bytes);
-    if (!bytes.empty() && !co_await call.out.write(bytes)) stream.cancel();
-    if (answer.ended()) break;
-    if (!co_await call.out.signal().wait(kKeepAlive) && call.out.connected()) {
-      SseEvents idle;
-      formatter->keep_alive(idle);
-      bytes.clear();
-      append(idle, bytes);
-      if (!co_await call.out.write(bytes)) stream.cancel();
-    }
-    if (!call.out.connected()) stream.cancel();
+    p.answer->push(event, events);
+    if (p.answer->needs_no_more()) p.stream->cancel();
   }
-  settle(call, p, answer, *formatter);
+  if (!call.out.connected()) p.stream->cancel();
+  return events;
+}
+
+Task<> App::stream_answer(Call& call, Prepared& p) {
+  SseWriter sse(call.out);
+  bool there = co_await sse.begin();
+  if (there) co_await sse.comment("kvasir");
+  while (!p.answer->ended()) {
+    SseEvents events = take_events(call, p);
+    if (p.answer->failure()) p.formatter->fail(*p.answer->failure(), events);
+    std::string bytes = sse_bytes(events);
+    if (!bytes.empty()) co_await call.out.write(bytes);
+    if (p.answer->ended()) break;
+    bool notified = co_await call.out.signal().wait(kKeepAlive);
+    if (notified || !call.out.connected()) continue;
+    SseEvents idle;
+    p.formatter->keep_alive(idle);
+    bytes = sse_bytes(idle);
+    co_await call.out.write(bytes);
+  }
+  settle(call, p);
   if (call.out.connected()) co_await sse.finish();
 }
 
-Task<> App::whole_answer(Call& call, Prepared& p, TokenStream& stream) {
-  auto formatter = make_formatter(p.chat, response_context(call.http));
-  AnswerInProgress answer(p.chat, parts_.tokenizer, p.prompt.in_reasoning,
-                          static_cast<int64_t>(p.prompt.ids.size()), *formatter);
-  bool first = true;
-  while (!answer.ended()) {
-    SseEvents nothing;
-    StreamEvent event;
-    while (!answer.ended() && stream.try_next(event)) {
-      if (event.kind == StreamEvent::Kind::kToken && std::exchange(first, false)) {
-        parts_.metrics.first_token(std::chrono::duration<double>(Clock::now() - call.begin).count());
-      }
-      answer.push(event, nothing);
-      if (answer.needs_no_more()) stream.cancel();
-    }
-    if (answer.ended()) break;
+Task<> App::whole_answer(Call& call, Prepared& p) {
+  while (!p.answer->ended()) {
+    take_events(call, p);  // nothing is sent before the end
+    if (p.answer->ended()) break;
+    bool notified = co_await call.out.signal().wait(kKeepAlive);
+    if (notified || !call.out.connected()) continue;
     // A client that waits long sees blank lines before the body (protocol 5.3); until then the status stays
     // open.
-    if (!co_await call.out.signal().wait(kKeepAlive) && call.out.connected()) {
-      if (!call.out.started() && !co_await call.out.begin(200, json_headers())) stream.cancel();
-      if (!co_await call.out.write("\n")) stream.cancel();
-    }
-    if (!call.out.connected()) stream.cancel();
+    std::vector<HttpHeader> headers = json_headers();
+    if (!call.out.started()) co_await call.out.begin(200, headers);
+    co_await call.out.write("\n");
   }
-  settle(call, p, answer, *formatter);
+  settle(call, p);
   if (!call.out.connected()) co_return;
-  std::string body =
-      answer.failure() ? error_body(*answer.failure(), call.dialect, call.http.id) : formatter->whole();
   if (call.out.started()) {
-    if (co_await call.out.write(body)) co_await call.out.finish();
-  } else if (answer.failure()) {
-    co_await send_error(call, *answer.failure());
+    std::string body = p.answer->failure() ? error_body(*p.answer->failure(), call.dialect, call.http.id)
+                                           : p.formatter->whole();
+    bool there = co_await call.out.write(body);
+    if (there) co_await call.out.finish();
+  } else if (p.answer->failure()) {
+    co_await send_error(call, *p.answer->failure());
   } else {
-    co_await send_json(call, 200, std::move(body));
+    HttpResponse response = json_response(200, p.formatter->whole());
+    co_await call.out.send(response);
   }
 }
 
-void App::settle(Call& call, Prepared& p, const AnswerInProgress& answer,
-                 const ResponseFormatter& formatter) {
+void App::settle(Call& call, Prepared& p) {
+  const AnswerInProgress& answer = *p.answer;
+  const ResponseFormatter& formatter = *p.formatter;
   const Usage& usage = answer.usage();
   uint64_t cache_namespace = call.cache_namespace(parts_.settings);
   bool gone = !call.out.connected();
@@ -289,9 +286,14 @@ void App::settle(Call& call, Prepared& p, const AnswerInProgress& answer,
 }
 
 Task<> App::count_tokens(Call& call) {
-  Prepared p = co_await prepare(call);
-  if (p.error && p.error->fault != Fault::kContextLength) co_return co_await send_error(call, *p.error);
-  co_await send_json(call, 200, token_count_body(static_cast<int64_t>(p.prompt.ids.size())));
+  Prepared p;
+  co_await prepare(call, p);
+  if (p.error && p.error->fault != Fault::kContextLength) {
+    co_await send_error(call, *p.error);
+  } else {
+    HttpResponse response = json_response(200, token_count_body(static_cast<int64_t>(p.prompt.ids.size())));
+    co_await call.out.send(response);
+  }
 }
 
 }  // namespace kvasir

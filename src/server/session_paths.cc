@@ -17,31 +17,32 @@ constexpr const char* kSessionPaths =
 
 Task<> App::serve_sessions(Call& call) {
   const std::string& method = call.http.method;
-  if (method == "GET" && call.argument.empty()) {
-    std::vector<SessionInfo> infos;
-    for (const SessionRecord& record : parts_.sessions.list(call.cache_namespace(parts_.settings)))
-      infos.push_back(session_info(record));
-    co_return co_await send_json(call, 200, session_list_body(infos));
-  }
+  bool list = method == "GET" && call.argument.empty();
   bool fork = method == "POST" && call.argument == "fork";
   bool save = method == "POST" && call.argument == "save";
   bool remove =
       (method == "POST" && call.argument == "delete") || (method == "DELETE" && is_session_id(call.argument));
-  if (!fork && !save && !remove) {
-    co_return co_await send_error(
-        call, ApiError{Fault::kNotFound,
-                       fmt::format("{} {}: there are {}", method, call.http.path, kSessionPaths), 0});
+  Result<std::string> body =
+      Error{ErrorCode::kNotFound, fmt::format("{} {}: there are {}", method, call.http.path, kSessionPaths)};
+  if (list) {
+    body = list_sessions(call);
+  } else if (fork || save || remove) {
+    // These wait for the engine, and saving for the disk: not on a network thread.
+    std::function<void()> work = [&] {
+      body = fork ? fork_session(call) : save ? save_sessions(call) : delete_sessions(call);
+    };
+    co_await on_text_thread(work);
   }
-  Result<std::string> body = std::string();
-  // These wait for the engine, and saving for the disk: not on a network thread.
-  co_await on_text_thread([&] {
-    body = fork ? fork_session(call) : save ? save_sessions(call) : delete_sessions(call);
-  });
-  if (body) {
-    co_await send_json(call, 200, *std::move(body));
-  } else {
-    co_await send_error(call, api_error(body.error()));
-  }
+  HttpResponse response =
+      body ? json_response(200, *std::move(body)) : error_response(call, api_error(body.error()));
+  co_await call.out.send(response);
+}
+
+std::string App::list_sessions(const Call& call) const {
+  std::vector<SessionInfo> infos;
+  for (const SessionRecord& record : parts_.sessions.list(call.cache_namespace(parts_.settings)))
+    infos.push_back(session_info(record));
+  return session_list_body(infos);
 }
 
 SessionInfo App::session_info(const SessionRecord& record) const {

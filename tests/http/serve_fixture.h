@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "io/temp_dir.h"
@@ -73,6 +74,14 @@ class ServeTest : public testing::Test {
     std::string text = ask("GET", "/metrics").text;
     size_t at = text.find("\n" + line + " ");
     return at == std::string::npos ? -1 : std::stod(text.substr(at + line.size() + 2));
+  }
+  // Metrics are as of the engine's last step.
+  bool becomes(const std::string& line, double value) {
+    for (int i = 0; i < 500; ++i) {
+      if (metric(line) == value) return true;
+      std::this_thread::sleep_for(10ms);
+    }
+    return false;
   }
 
   // A chat request that is short and greedy.
