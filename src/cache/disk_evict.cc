@@ -1,7 +1,7 @@
 // The size limit: who goes when the folder is full, and giving the space of dead records back. See disk_store_impl.h.
 //
 // Age and worth decide, as in memory (eviction_order.h), in seconds here: a record twice as worth is as good as one used
-// kHalfLife later. Bytes come back by whole segments: what still lives in one is written anew, synced, and only then is
+// kHalfLife later, but the last used kFreshShare goes after all others. Bytes come back by whole segments: what still lives in one is written anew, synced, and only then is
 // the old file removed, so that every record is in some file at every moment.
 #include <fmt/core.h>
 
@@ -16,6 +16,9 @@ namespace {
 constexpr double kHalfLife = 24 * 3600;
 constexpr int64_t kForeignIsOld = 7 * 24 * 3600;
 constexpr double kMostlyDead = 0.6;
+constexpr double kHardlyDead = 0.15;
+constexpr int64_t kMarkBytes = 40;
+constexpr double kFreshShare = 0.2;
 constexpr double kSnapshotShare = 0.5;  // of the folder, when it is full
 
 double priority(const DiskEntry& e) { return static_cast<double>(e.last_used) + kHalfLife * std::log2(std::max(e.worth.weight, 1e-3f)); }
@@ -34,26 +37,31 @@ int64_t DiskStore::Impl::total_bytes() const {
 void DiskStore::Impl::keep_limit() {
   // Two segments of slack: the active one grows, and compaction writes before it removes.
   int64_t budget = options.max_bytes - 2 * options.segment_bytes;
-  while (true) {
+  uint64_t before = next_segment;  // what is written from here on is not rewritten again in this call, so that it ends
+  bool marks_safe = false;
+  for (double share = 0.9; share > 0.1;) {
     std::shared_ptr<Segment> victim;
     bool over = false;
     {
       std::unique_lock lock(mutex);
       if (failing()) return;
-      int64_t total = total_bytes();
-      over = total > budget;
-      if (over && remove_foreign(total)) continue;
+      over = total_bytes() > budget;
+      if (over && remove_foreign()) continue;
       int64_t others = 0;
       for (const auto& f : foreign) others += f.bytes;
-      if (over) evict_to((budget - others) * 9 / 10);
-      victim = most_dead(over ? 0 : kMostlyDead);
+      if (over) evict_to(static_cast<int64_t>(static_cast<double>(budget - others) * share));
+      victim = most_dead(over ? kHardlyDead : kMostlyDead, before);
     }
-    if (victim == nullptr && over && active && active->bytes > kSegmentHeaderBytes) {
+    if (victim == nullptr && !over) return;
+    if (victim == nullptr && active && active->number < before && active->bytes > kSegmentHeaderBytes) {
       (void)seal();
       continue;
     }
-    if (victim == nullptr) return;
-    Status status = compact(victim);
+    if (victim == nullptr) {
+      share *= 0.8;  // heads and footers take more than their tenth: records are small
+      continue;
+    }
+    Status status = compact(victim, marks_safe);
     if (status) continue;
     abandon(status.error());
     std::unique_lock lock(mutex);
@@ -63,7 +71,7 @@ void DiskStore::Impl::keep_limit() {
 }
 
 // Other models' segments, oldest first, while they are old or take more than half.
-bool DiskStore::Impl::remove_foreign(int64_t) {
+bool DiskStore::Impl::remove_foreign() {
   if (foreign.empty()) return false;
   int64_t bytes = 0;
   for (const auto& f : foreign) bytes += f.bytes;
@@ -79,6 +87,7 @@ void DiskStore::Impl::evict_to(int64_t live_bytes) {
   struct Candidate {
     RecordId id;
     DiskEntry* entry;
+    bool fresh = false;
   };
   std::vector<Candidate> candidates;
   int64_t live = 0, snapshots = 0;
@@ -89,8 +98,18 @@ void DiskStore::Impl::evict_to(int64_t live_bytes) {
     candidates.push_back({id, &e});
   }
   if (live <= live_bytes) return;
+  // What was used last has its chance, however popular the rest is.
+  std::ranges::sort(candidates, [](const Candidate& a, const Candidate& b) {
+    return std::pair(a.entry->last_used, a.id) > std::pair(b.entry->last_used, b.id);
+  });
+  double fresh = kFreshShare * static_cast<double>(live_bytes);
+  for (Candidate& c : candidates) {
+    c.fresh = fresh > 0;
+    fresh -= static_cast<double>(c.entry->live_bytes());
+  }
   std::ranges::sort(candidates, [](const Candidate& a, const Candidate& b) {
     if (a.entry->worth.kept != b.entry->worth.kept) return b.entry->worth.kept;
+    if (a.fresh != b.fresh) return b.fresh;
     double pa = priority(*a.entry), pb = priority(*b.entry);
     if (pa != pb) return pa < pb;
     return a.entry->depth != b.entry->depth ? a.entry->depth > b.entry->depth : a.id < b.id;
@@ -120,38 +139,47 @@ void DiskStore::Impl::evict_to(int64_t live_bytes) {
   changed.notify_all();
 }
 
-// The sealed segment with the largest dead share above `least`. With the lock.
-std::shared_ptr<Segment> DiskStore::Impl::most_dead(double least) const {
+// The finished segment below number `before` whose records are dead to the largest share, above `least`. With the lock.
+std::shared_ptr<Segment> DiskStore::Impl::most_dead(double least, uint64_t before) const {
   std::unordered_map<const Segment*, int64_t> live;
-  for (const auto& [id, e] : entries) live[e.segment.get()] += e.live_bytes();
+  int64_t marks = 0, marks_needed = 0;
+  for (const auto& [id, e] : entries) {
+    live[e.segment.get()] += e.live_bytes();
+    marks_needed += e.marked ? kMarkBytes : 0;
+  }
+  for (const auto& [number, segment] : segments) marks += segment->marks_bytes;
+  // Rewriting marks is worth it once most of them are outdated; before, it would go round in circles.
+  bool marks_live = marks <= 8 * marks_needed + options.segment_bytes;
   std::shared_ptr<Segment> best;
-  double best_share = least;
   for (const auto& [number, segment] : segments) {
-    if (!segment->sealed) continue;
-    // Header, footer and heads are no payload; a segment that is alive is not compacted for them.
-    double share = 1 - static_cast<double>(live[segment.get()] + kSegmentHeaderBytes) / static_cast<double>(std::max<int64_t>(segment->bytes, 1));
-    if (share > std::max(best_share, 0.05)) {
-      best = segment;
-      best_share = share;
-    }
+    if (!segment->sealed || number >= before) continue;
+    int64_t records = std::max<int64_t>(segment->data_end - kSegmentHeaderBytes, 1);
+    int64_t used = live[segment.get()] + (marks_live ? segment->marks_bytes : 0);
+    double dead = 1 - static_cast<double>(used) / static_cast<double>(records);
+    if (dead <= least) continue;
+    best = segment;
+    least = dead;
   }
   return best;
 }
 
-Status DiskStore::Impl::compact(const std::shared_ptr<Segment>& victim) {
+Status DiskStore::Impl::compact(const std::shared_ptr<Segment>& victim, bool& marks_safe) {
   std::vector<std::pair<RecordId, DiskEntry>> live;
   std::vector<RecordId> marked;
   {
     std::lock_guard lock(mutex);
     for (const auto& [id, e] : entries) {
       if (e.segment == victim && e.live() != 0) live.emplace_back(id, e);
-      if (e.segment != victim && e.marked) marked.push_back(id);
+      if (e.marked) marked.push_back(id);
     }
   }
   std::ranges::sort(live, {}, [](const auto& item) { return item.second.offset; });
   for (const auto& [id, entry] : live) KVASIR_TRY_STATUS(rewrite(id, entry));
   KVASIR_TRY_STATUS(sync_segment());
-  if (victim->has_marks) KVASIR_TRY_STATUS(write_marks(marked));
+  if (victim->marks_bytes > 0 && !marks_safe) {
+    KVASIR_TRY_STATUS(write_marks(marked));
+    marks_safe = true;
+  }
 
   std::lock_guard lock(mutex);
   if (Status removed = options.files->remove(victim->path); !removed && removed.error().code != ErrorCode::kNotFound) return removed;

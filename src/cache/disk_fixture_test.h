@@ -32,8 +32,7 @@ inline std::unique_ptr<DiskStore> open_store(DiskOptions options) {
 }
 
 // The system's files, until it is told to stop: then write number `die_at` is torn at a random byte and everything after
-// it fails, as if the process had been killed there. With `lose_unsynced`, what was written and not synced is cut at a
-// random byte too, as if the machine had lost power.
+// it fails, as if the process had been killed there.
 class FailingFiles : public DiskFiles {
  public:
   std::atomic<int64_t> die_at{-1};         // < 0: never
@@ -59,8 +58,8 @@ class FailingFiles : public DiskFiles {
     return system_files().remove(path);
   }
   Status sync_folder(const std::string& path) override {
-    KVASIR_TRY_STATUS(step());
-    return system_files().sync_folder(path);
+    (void)path;
+    return step();
   }
 
  private:
@@ -109,7 +108,7 @@ class FailingFiles : public DiskFiles {
     Status sync() override {
       KVASIR_TRY_STATUS(owner_.step());
       if (owner_.error == 3) return failure();
-      return file_->sync();
+      return {};  // a process that is killed loses nothing that it wrote; syncing for real is slow
     }
     Status truncate(int64_t size) override {
       KVASIR_TRY_STATUS(owner_.step());

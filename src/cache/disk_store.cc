@@ -111,7 +111,7 @@ Status DiskStore::Impl::open_segment(const DiskFiles::Entry& found_file, uint64_
   auto visit = [&](const RecordHead& head, LocatedHead located) {
     if (head.kind == RecordKind::kMarks) {
       marks.insert(marks.end(), head.marks.begin(), head.marks.end());
-      segment->has_marks = true;
+      segment->marks_bytes += std::ssize(located.bytes);
     }
     if (index(head, located, segment)) {
       // Twice the same id: its writer died between rewriting it and removing the old segment. They agree; the later stays.
@@ -125,6 +125,7 @@ Status DiskStore::Impl::open_segment(const DiskFiles::Entry& found_file, uint64_
   segment->bytes = size;
   if (!options.read_only && !scan.sealed) mend(*segment, scan);
   segment->sealed = true;
+  segment->data_end = scan.end;
   segment->heads.clear();
   segments[number] = std::move(segment);
   return {};

@@ -21,8 +21,9 @@ struct Segment {
   std::string path;
   std::unique_ptr<DiskFile> file;  // constant after construction; DiskFile is safe for readers beside the writer
   int64_t bytes = 0;               // synced and known good
+  int64_t data_end = 0;            // of its records; a footer may follow. Once sealed
   bool sealed = false;
-  bool has_marks = false;
+  int64_t marks_bytes = 0;         // of records of marks
   std::vector<LocatedHead> heads;  // for its footer; the writing thread's, empty once sealed
 };
 
@@ -85,12 +86,13 @@ struct DiskStore::Impl {
 
   // disk_evict.cc: likewise
   void keep_limit();
-  bool remove_foreign(int64_t total);
+  bool remove_foreign();                                   // with the lock
   void evict_to(int64_t live_bytes);
-  Status compact(const std::shared_ptr<Segment>& victim);
+  // `marks_safe`: all marks have been written to a newer segment; made so if need be.
+  Status compact(const std::shared_ptr<Segment>& victim, bool& marks_safe);
   Status rewrite(RecordId id, const DiskEntry& entry);
-  std::shared_ptr<Segment> most_dead(double least) const;  // with the lock
-  int64_t total_bytes() const;                             // with the lock
+  std::shared_ptr<Segment> most_dead(double least, uint64_t before) const;
+  int64_t total_bytes() const;  // with the lock
 
   // disk_reader.cc
   void read_loop();

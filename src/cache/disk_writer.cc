@@ -162,7 +162,7 @@ Status DiskStore::Impl::sync_segment() {
   counters.written_bytes += active_end - active->bytes;
   active->bytes = active_end;
   for (Unsynced& u : unsynced) {
-    if (u.head.kind == RecordKind::kMarks) active->has_marks = true;
+    if (u.head.kind == RecordKind::kMarks) active->marks_bytes += std::ssize(u.located.bytes);
     index(u.head, u.located, active);
     active->heads.push_back(std::move(u.located));
   }
@@ -179,6 +179,7 @@ Status DiskStore::Impl::seal() {
   std::lock_guard lock(mutex);
   if (status) active->bytes += std::ssize(footer);
   active->sealed = true;
+  active->data_end = active_end;
   active->heads.clear();
   active.reset();
   return {};  // a footer saves time at the next open, nothing else
@@ -191,6 +192,7 @@ void DiskStore::Impl::abandon(const Error&) {
   (void)active->file->truncate(active->bytes);
   std::lock_guard lock(mutex);
   active->sealed = true;
+  active->data_end = active->bytes;
   active->heads.clear();
   if (active->bytes == kSegmentHeaderBytes && options.files->remove(active->path)) segments.erase(active->number);
   active.reset();

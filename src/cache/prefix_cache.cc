@@ -235,6 +235,7 @@ Status PrefixCache::make_room(int64_t pages) { return impl_->make_room(pages); }
 Status PrefixCache::Impl::make_room(int64_t pages) {
   collect();
   bool may_spill = disk != nullptr;
+  int64_t spills = page_order.count();  // each page once: a disk that is too small may drop it again at once
   while (pool.available_pages() < pages) {
     auto idle = [&](const Span& span) { return pool.references(*span.page) == 1 && !span.load; };
     auto costs_nothing = [&](const Span& span) { return idle(span) && (span.disk || !may_spill || !worth_writing(span)); };
@@ -244,7 +245,10 @@ Status PrefixCache::Impl::make_room(int64_t pages) {
     }
     // Everything left is on no disk: what can be written is, and goes once it is; the rest goes unwritten.
     Span* victim = may_spill ? page_order.first(idle) : nullptr;
-    if (victim != nullptr && spill(*victim)) continue;
+    if (victim != nullptr && spills > 0 && spill(*victim)) {
+      --spills;
+      continue;
+    }
     if (!writes.empty()) {
       disk->wait_event();  // writing a page takes a fraction of the time of computing it again
       collect();
