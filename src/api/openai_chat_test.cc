@@ -123,6 +123,15 @@ TEST(ChatRequest, Enc1AndEnc3ToolsGoOnTheSystemMessageAsReceived) {
   EXPECT_TRUE(with_system.starts_with(kSys + "\n\n## Tools\n")) << with_system;
 }
 
+// Protocol 10, item 19.
+TEST(ChatRequest, KeepsTheOrderOfToolsUnlessToldToSort) {
+  const std::string body = with(R"("tools":[{"function":{"name":"b"}},{"function":{"name":"a"}}])");
+  EXPECT_EQ(parsed(parse_chat, body).tools.at(0).name, "b");
+  const ChatRequest sorted = parsed(parse_chat, body, {.sort_tools = true});
+  EXPECT_EQ(sorted.tools.at(0).name, "a");
+  EXPECT_EQ(sorted.conversation.tools.at(0).dump(), R"({"name": "a"})");
+}
+
 TEST(ChatRequest, Enc2ToolChoiceNoneLeavesToolsOut) {
   const ChatRequest r = parsed(parse_chat, with(std::string(kTools) + R"(,"tool_choice":"none")"));
   EXPECT_EQ(r.tool_use, ToolUse::kNone);

@@ -288,6 +288,24 @@ class ResponsesFormatter : public ResponseFormatter {
     json.end_object().end_object();
   }
 
+  void write_tool_choice(JsonWriter& json) const {
+    json.key("tool_choice");
+    switch (request_.tool_use) {
+      case ToolUse::kNone:
+        json.value("none");
+        break;
+      case ToolUse::kAuto:
+        json.value("auto");
+        break;
+      case ToolUse::kRequired:
+        json.value("required");
+        break;
+      case ToolUse::kNamed:
+        json.begin_object().field("type", "function").field("name", request_.forced_tool).end_object();
+        break;
+    }
+  }
+
   void write_response(JsonWriter& json, std::string_view status, const ApiError* error) const {
     const bool started = status != "in_progress";
     json.begin_object().field("id", id_).field("object", "response").field("created_at", context_.created);
@@ -312,9 +330,7 @@ class ResponsesFormatter : public ResponseFormatter {
     json.begin_object("reasoning").field("effort", effort_name()).key("summary").null().end_object();
     json.field("store", false).field("temperature", double{request_.sampling.temperature});
     write_format(json);
-    json.field("tool_choice", request_.tool_use == ToolUse::kNone   ? "none"
-                              : request_.tool_use == ToolUse::kAuto ? "auto"
-                                                                    : "required");
+    write_tool_choice(json);
     json.begin_array("tools").end_array().field("top_p", double{request_.sampling.top_p});
     json.field("truncation", "disabled").key("usage");
     if (started && error == nullptr) {

@@ -1,8 +1,7 @@
 // Where the text is cut, and what each cut is for:
 //
-//   <BOS>system, tools | <U>question<A> | <think> | reasoning</think>content, block | <EOS><U>result<A> |
-//   <think>
-//                      ^ resume point     ^ resume point  └── replayed or encoded ──┘
+//   <BOS>system, tools | <U>question<A> | <think> | reasoning</think>content, block | <EOS><U>result<A> | ..
+//                      ^ resume point   ^ resume point  └─ replayed or encoded ─┘                  ^
 //
 // Only tokens that we wrote count: the same characters inside a client's text are protected and are no cut.
 #include "api/prompt.h"
@@ -144,7 +143,6 @@ class PromptEncoder {
     }
     return {};
   }
-  size_t at() const { return at_; }
   Prompt take() { return std::move(prompt_); }
 
  private:

@@ -7,6 +7,7 @@
 #include <array>
 #include <charconv>
 #include <numeric>
+#include <tuple>
 #include <utility>
 
 #include "base/json_writer.h"
@@ -119,8 +120,8 @@ Status check_reasoning(const ApiOptions& options, const ChatRequest& request) {
 void sort_tools_by_name(ChatRequest& request) {
   std::vector<size_t> order(request.tools.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return request.tools[a].prompt_name < request.tools[b].prompt_name;
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return std::tie(request.tools[a].prompt_name, a) < std::tie(request.tools[b].prompt_name, b);
   });
   std::vector<OfferedTool> tools;
   std::vector<JsonValue> functions;

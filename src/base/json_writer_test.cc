@@ -61,5 +61,11 @@ TEST(JsonWriterDeathTest, UnbalancedCallsAbort) {
   EXPECT_DEATH((void)JsonWriter().begin_array().text(), "before its end");
 }
 
+TEST(JsonWriter, PrintsAFinishedValueAsItIs) {
+  JsonWriter json;
+  json.begin_object().key("a").json("{\"b\": 1.0}").field("c", 2).end_object();
+  EXPECT_EQ(json.text(), R"({"a":{"b": 1.0},"c":2})");
+}
+
 }  // namespace
 }  // namespace kvasir
