@@ -95,7 +95,9 @@ class SchemaDocument {
 
   // Whether `value` is valid against the schema, everything it refers to included.
   Result<bool> admits(const JsonValue* schema, const JsonValue& value);
-  // Only its own keywords and what they say of children; not allOf, anyOf, oneOf, $ref.
+  // Whether enum and const list it.
+  Result<bool> admits_listed(const Schema& schema, const JsonValue& value);
+  // Its other own keywords and what they say of children; not allOf, anyOf, oneOf, $ref.
   Result<bool> admits_own(const Schema& schema, const JsonValue& value);
 
  private:

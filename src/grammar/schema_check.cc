@@ -12,6 +12,10 @@ namespace {
 constexpr size_t kMaxChecks = 2'000'000;
 constexpr size_t kMaxCheckDepth = 400;
 
+Error too_long(const Schema& schema) {
+  return {ErrorCode::kUnsupported, fmt::format("{}: the values of enum or const take too long to check", schema.path)};
+}
+
 }  // namespace
 
 uint32_t type_of(const JsonValue& value) {
@@ -66,15 +70,14 @@ const JsonValue* Schema::property(std::string_view name) const {
 
 Result<bool> SchemaDocument::admits(const JsonValue* value_schema, const JsonValue& value) {
   KVASIR_TRY(const Schema* schema, read(value_schema));
-  if (++checks_ > kMaxChecks || check_depth_ > kMaxCheckDepth) {
-    return Error{ErrorCode::kUnsupported, fmt::format("{}: the values of enum or const take too long to check",
-                                                      schema->path)};
-  }
+  if (++checks_ > kMaxChecks || check_depth_ > kMaxCheckDepth) return too_long(*schema);
   ++check_depth_;
   struct Leave {
     size_t& depth;
     ~Leave() { --depth; }
   } leave{check_depth_};
+  KVASIR_TRY(const bool listed, admits_listed(*schema, value));
+  if (!listed) return false;
   KVASIR_TRY(const bool own, admits_own(*schema, value));
   if (!own) return false;
   if (schema->ref != nullptr) {
@@ -96,6 +99,14 @@ Result<size_t> SchemaDocument::count_matches(const std::vector<const JsonValue*>
   return count;
 }
 
+Result<bool> SchemaDocument::admits_listed(const Schema& schema, const JsonValue& value) {
+  if (!schema.values) return true;
+  checks_ += schema.values->size();
+  if (checks_ > kMaxChecks) return too_long(schema);
+  return std::any_of(schema.values->begin(), schema.values->end(),
+                     [&](const JsonValue& v) { return equal(v, value); });
+}
+
 Result<bool> SchemaDocument::admits_own(const Schema& schema, const JsonValue& value) {
   if (schema.never) return false;
   std::optional<Decimal> number;
@@ -104,10 +115,6 @@ Result<bool> SchemaDocument::admits_own(const Schema& schema, const JsonValue& v
   }
   const bool whole = number && number->fraction.empty();
   if ((schema.types & type_of(value)) == 0 && !(whole && (schema.types & kIntegerType) != 0)) return false;
-  if (schema.values && std::none_of(schema.values->begin(), schema.values->end(),
-                                    [&](const JsonValue& v) { return equal(v, value); })) {
-    return false;
-  }
   if (number) return kvasir::admits(schema.bounds, *number);
   if (value.is_string()) {
     const size_t length = count_code_points(value.as_string());

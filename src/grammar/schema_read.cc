@@ -13,10 +13,9 @@ namespace {
 
 // They say nothing about which values are valid.
 constexpr std::string_view kAnnotations[] = {
-    "title",       "description",   "default",    "example",         "examples",         "deprecated",
-    "readOnly",    "writeOnly",     "$schema",    "$comment",        "definitions",      "$defs",
-    "$anchor",     "contentEncoding", "contentMediaType", "contentSchema", "markdownDescription",
-    "enumDescriptions", "enumNames", "nullable", "$vocabulary"};
+    "title",   "description", "default",     "example", "examples", "deprecated",          "readOnly",         "writeOnly",
+    "$schema", "$comment",    "definitions", "$defs",   "$anchor",  "markdownDescription", "enumDescriptions",
+    "enumNames", "nullable"};
 
 }  // namespace
 

@@ -43,7 +43,13 @@ Status SchemaCompiler::add_alternative(const Alternative& alternative, const Key
     for (const JsonValue& v : *listed->values) {
       bool ok = (types & type_of(v)) != 0 || (v.is_number() && (types & kIntegerType) != 0);
       for (size_t i = 0; i < alternative.schemas.size() && ok; ++i) {
-        KVASIR_TRY(ok, document_.admits_own(*alternative.schemas[i], v));
+        const Schema& s = *alternative.schemas[i];
+        if (&s != listed) {
+          KVASIR_TRY(ok, document_.admits_listed(s, v));
+        }
+        if (ok) {
+          KVASIR_TRY(ok, document_.admits_own(s, v));
+        }
       }
       if (ok) values.push_back(v);
     }
@@ -139,7 +145,8 @@ Result<CodePointDfa> SchemaCompiler::text_of(const Alternative& alternative) {
   const std::string path = alternative.schemas.empty() ? "" : alternative.schemas.back()->path;
   if (min > 0 || max != kUnbounded) {
     if ((max == kUnbounded ? min : max) > document_.limits().max_length) {
-      return Error{ErrorCode::kUnsupported, fmt::format("{}: a length above {} beside a pattern or format", path,
+      return Error{ErrorCode::kUnsupported, fmt::format("{}: a length above {} beside a pattern or format",
+                                                        pointer(path, max == kUnbounded ? "minLength" : "maxLength"),
                                                         document_.limits().max_length)};
     }
     text = text_of_length(min, max);
@@ -301,7 +308,8 @@ Status SchemaCompiler::add_names(const Alternative& alternative, ObjectDraft& dr
     KVASIR_TRY(const bool none, says_no_other(alternative));
     if (!none) {
       return Error{ErrorCode::kUnsupported,
-                   fmt::format("{}: minProperties or maxProperties without additionalProperties: false", draft.path)};
+                   fmt::format("{}: this is supported only beside \"additionalProperties\": false",
+                               pointer(draft.path, draft.min_properties > 1 ? "minProperties" : "maxProperties"))};
     }
   }
   std::shared_ptr<CodePointDfa> names;
