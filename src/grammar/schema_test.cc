@@ -82,6 +82,17 @@ TEST(Schema, KeysComeInAnyOrderAndOnlyOnce) {
   EXPECT_FALSE(schema_takes(schema, R"j({"b": 1, "a": 2, "a": 2})j"));
 }
 
+TEST(Schema, PropertyNamesThatLeaveNoOtherKeyCloseTheObject) {
+  EXPECT_TRUE(schema_takes(R"j({"type":"object","propertyNames":false})j", "{}"));
+  EXPECT_FALSE(schema_takes(R"j({"type":"object","propertyNames":false})j", R"j({"a": 1})j"));
+  const char* schema = R"j({"type":"object","properties":{"a":{}},"propertyNames":{"enum":["a"]}})j";
+  auto grammar = *compile_schema(parse_json(schema));
+  GrammarMatcher matcher(grammar, shared_cache());
+  EXPECT_TRUE(matcher.accept_bytes("{\"a\": 1"));
+  EXPECT_FALSE(matcher.accept_bytes(","));
+  EXPECT_NE(refusal(R"j({"type":"object","propertyNames":false,"minProperties":1})j").find("no value"), std::string::npos);
+}
+
 TEST(Schema, AKeyHasOneSpellingSoThatItCannotHideBehindAnEscape) {
   const char* schema = R"j({"type":"object","properties":{"a":{"type":"integer"}}})j";
   EXPECT_FALSE(schema_takes(schema, R"j({"\u0061": "x"})j"));

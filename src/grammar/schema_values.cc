@@ -333,6 +333,16 @@ Status SchemaCompiler::add_names(const Alternative& alternative, ObjectDraft& dr
     names = std::make_shared<CodePointDfa>(std::move(allowed));
   }
   draft.other_names = std::move(names);
+  if (draft.other_names == nullptr) return {};
+  // With every allowed name a property's, there are no other keys.
+  std::vector<std::string> taken;
+  for (const ObjectDraft::Property& p : draft.properties) taken.push_back(p.name);
+  const auto only_rest = [&](int32_t name, int32_t) {
+    return name == static_cast<int32_t>(taken.size()) ? 0 : CodePointDfa::kNone;
+  };
+  KVASIR_TRY(const CodePointDfa rest,
+             intersect(names_and_rest(taken), *draft.other_names, only_rest, builder_.limits().max_text_states));
+  if (rest.states.empty()) draft.other = {};
   return {};
 }
 
