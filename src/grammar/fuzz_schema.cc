@@ -1,7 +1,7 @@
 // Fuzzes the way from a client's schema to a grammar, and the grammar with the rest of the input as text.
 //
-// The first byte picks what the schema is for; the schema ends at the first zero byte. Checked beyond "does not
-// crash, hang or eat memory": a refusal names its place, and a text that the grammar takes whole is JSON.
+// The first byte picks what the schema is for; the schema ends at the first zero byte. Checked beyond "does
+// not crash, hang or eat memory": a refusal names its place, and a text that the grammar takes whole is JSON.
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -21,7 +21,8 @@ bool follow(const Grammar& grammar, std::string_view text, size_t& taken) {
   for (taken = 0; taken < text.size(); ++taken) {
     next.clear();
     const auto byte = static_cast<uint8_t>(text[taken]);
-    for (const auto& c : now) machine.step(c, byte == '@' && grammar.start.block ? kDsmlSymbol : Symbol{byte}, next);
+    for (const auto& c : now)
+      machine.step(c, byte == '@' && grammar.start.block ? kDsmlSymbol : Symbol{byte}, next);
     if (next.empty()) return false;
     if (next.size() > 4096) return false;
     now.swap(next);
@@ -39,8 +40,14 @@ void run(uint8_t flags, std::string_view input) {
   if (!schema) return;
   GrammarRequest request;
   // Small enough that a run is short; the limits themselves are what is tested.
-  request.limits = {.max_depth = 50, .max_schemas = 2000, .max_alternatives = 64, .max_steps = 20'000,
-                    .max_nodes = 2000, .max_text_states = 4000, .max_states = 20'000, .max_length = 256};
+  request.limits = {.max_depth = 50,
+                    .max_schemas = 2000,
+                    .max_alternatives = 64,
+                    .max_steps = 20'000,
+                    .max_nodes = 2000,
+                    .max_text_states = 4000,
+                    .max_states = 20'000,
+                    .max_length = 256};
   if ((flags & 1) != 0) {
     JsonValue function{JsonValue::Object{{"name", JsonValue("tool")}, {"parameters", *schema}}};
     request.tools.push_back({std::move(function), "/tools/0", (flags & 2) != 0});

@@ -24,9 +24,11 @@ inline std::vector<int32_t> allowed(const std::vector<uint32_t>& mask) {
   return out;
 }
 
-// Samples until the end. After `patience` tokens the end is taken where it may come, and what closes things is
-// preferred. Nothing: chance has not found the end (a required key among free ones); the mask was never empty.
-inline std::optional<std::string> random_text(const SharedGrammar& grammar, std::mt19937& random, size_t patience) {
+// Samples until the end. After `patience` tokens the end is taken where it may come, and what closes things
+// is preferred. Nothing: chance has not found the end (a required key among free ones); the mask was never
+// empty.
+inline std::optional<std::string> random_text(const SharedGrammar& grammar, std::mt19937& random,
+                                              size_t patience) {
   const Vocabulary& v = *v4_vocabulary();
   GrammarMatcher matcher(grammar, shared_cache());
   std::vector<uint32_t> mask(v.mask_words());

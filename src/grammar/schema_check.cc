@@ -13,7 +13,8 @@ constexpr size_t kMaxChecks = 2'000'000;
 constexpr size_t kMaxCheckDepth = 400;
 
 Error too_long(const Schema& schema) {
-  return {ErrorCode::kUnsupported, fmt::format("{}: the values of enum or const take too long to check", schema.path)};
+  return {ErrorCode::kUnsupported,
+          fmt::format("{}: the values of enum or const take too long to check", schema.path)};
 }
 
 }  // namespace
@@ -50,7 +51,8 @@ bool equal(const JsonValue& a, const JsonValue& b) {
     case JsonValue::Kind::kString:
       return a.as_string() == b.as_string();
     case JsonValue::Kind::kArray:
-      return std::equal(a.as_array().begin(), a.as_array().end(), b.as_array().begin(), b.as_array().end(), equal);
+      return std::equal(a.as_array().begin(), a.as_array().end(), b.as_array().begin(), b.as_array().end(),
+                        equal);
     case JsonValue::Kind::kObject:
       return a.as_object().size() == b.as_object().size() &&
              std::all_of(a.as_object().begin(), a.as_object().end(), [&](const JsonValue::Member& m) {
@@ -87,10 +89,12 @@ Result<bool> SchemaDocument::admits(const JsonValue* value_schema, const JsonVal
   KVASIR_TRY(const size_t all, count_matches(schema->all_of, value));
   KVASIR_TRY(const size_t any, count_matches(schema->any_of, value));
   KVASIR_TRY(const size_t one, count_matches(schema->one_of, value));
-  return all == schema->all_of.size() && (schema->any_of.empty() || any > 0) && (schema->one_of.empty() || one == 1);
+  return all == schema->all_of.size() && (schema->any_of.empty() || any > 0) &&
+         (schema->one_of.empty() || one == 1);
 }
 
-Result<size_t> SchemaDocument::count_matches(const std::vector<const JsonValue*>& schemas, const JsonValue& value) {
+Result<size_t> SchemaDocument::count_matches(const std::vector<const JsonValue*>& schemas,
+                                             const JsonValue& value) {
   size_t count = 0;
   for (const JsonValue* schema : schemas) {
     KVASIR_TRY(const bool match, admits(schema, value));

@@ -1,6 +1,6 @@
-// The public JSON-Schema test suite, as Debian installs it, for drafts 6 and 7: for each schema that compiles,
-// valid instances must be produced in every usual layout and invalid ones in none; what does not compile must be
-// refused with its place, and is counted.
+// The public JSON-Schema test suite, as Debian installs it, for drafts 6 and 7: for each schema that
+// compiles, valid instances must be produced in every usual layout and invalid ones in none; what does not
+// compile must be refused with its place, and is counted.
 #include <fmt/core.h>
 
 #include <filesystem>
@@ -17,7 +17,8 @@ namespace {
 namespace fs = std::filesystem;
 
 // One spelling for a value: whole numbers without fraction, since 1.0 is 1.
-std::string layout(const JsonValue& value, const std::string& comma, const std::string& colon, int indent, int level) {
+std::string layout(const JsonValue& value, const std::string& comma, const std::string& colon, int indent,
+                   int level) {
   const std::string inner = indent > 0 ? fmt::format("\n{:{}}", "", indent * (level + 1)) : "";
   const std::string outer = indent > 0 ? fmt::format("\n{:{}}", "", indent * level) : "";
   std::string out;
@@ -36,7 +37,8 @@ std::string layout(const JsonValue& value, const std::string& comma, const std::
   }
   if (value.is_number()) {
     const auto number = Decimal::parse(value.dump());
-    if (number && number->fraction.empty()) return fmt::format("{}{}", number->negative ? "-" : "", number->whole);
+    if (number && number->fraction.empty())
+      return fmt::format("{}{}", number->negative ? "-" : "", number->whole);
   }
   return value.dump();
 }
@@ -99,7 +101,8 @@ void run_file(const fs::path& file, Counts& counts, std::vector<std::string>& re
       }
       ++counts.refused;
       EXPECT_EQ(grammar.error().code, ErrorCode::kUnsupported) << name;
-      EXPECT_NE(grammar.error().message.find(": "), std::string::npos) << name << ": " << grammar.error().message;
+      EXPECT_NE(grammar.error().message.find(": "), std::string::npos)
+          << name << ": " << grammar.error().message;
       refusals.push_back(name + " -> " + grammar.error().message);
       continue;
     }

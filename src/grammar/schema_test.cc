@@ -1,4 +1,5 @@
-// Keywords one by one: what is taken, what is refused and how the place is named, and what hostile schemas cost.
+// Keywords one by one: what is taken, what is refused and how the place is named, and what hostile schemas
+// cost.
 #include <fmt/core.h>
 
 #include <ctime>
@@ -37,10 +38,14 @@ TEST(Schema, RefusesWhatItCannotHonourWithItsPlace) {
 
 TEST(Schema, SaysWhereAMalformedSchemaIsWrong) {
   const std::pair<const char*, const char*> cases[] = {
-      {R"j({"type":"str"})j", "/type: 'str' is no type"},     {R"j({"properties":[]})j", "/properties: expected an object"},
-      {R"j({"items":{"minItems":-1}})j", "/items/minItems: "}, {R"j({"pattern":"("})j", "/pattern: "},
-      {R"j({"$ref":"#/nowhere"})j", "/$ref: nothing is at"},   {R"j({"enum":1})j", "/enum: expected an array"},
-      {R"j({"multipleOf":0})j", "/multipleOf: "},              {R"j({"properties":{"a":3}})j", "/properties/a: expected a schema"},
+      {R"j({"type":"str"})j", "/type: 'str' is no type"},
+      {R"j({"properties":[]})j", "/properties: expected an object"},
+      {R"j({"items":{"minItems":-1}})j", "/items/minItems: "},
+      {R"j({"pattern":"("})j", "/pattern: "},
+      {R"j({"$ref":"#/nowhere"})j", "/$ref: nothing is at"},
+      {R"j({"enum":1})j", "/enum: expected an array"},
+      {R"j({"multipleOf":0})j", "/multipleOf: "},
+      {R"j({"properties":{"a":3}})j", "/properties/a: expected a schema"},
       {R"j([])j", ": expected a schema"},
   };
   for (const auto& [schema, place] : cases) {
@@ -57,12 +62,14 @@ TEST(Schema, ASchemaThatNothingSatisfiesIsInvalid) {
         R"j({"minimum":3,"maximum":2,"type":"integer"})j", R"j({"enum":["a"],"pattern":"b"})j",
         R"j({"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]})j",
         R"j({"type":"string","pattern":"^a{5}$","maxLength":4})j"}) {
-    EXPECT_NE(refusal(schema).find("no value satisfies"), std::string::npos) << schema << " " << refusal(schema);
+    EXPECT_NE(refusal(schema).find("no value satisfies"), std::string::npos)
+        << schema << " " << refusal(schema);
   }
 }
 
 TEST(Schema, AnnotationsChangeNothing) {
-  const char* schema = R"j({"$schema":"x","$id":"urn:a","title":"t","description":"d","default":5,"examples":[1],
+  const char* schema =
+      R"j({"$schema":"x","$id":"urn:a","title":"t","description":"d","default":5,"examples":[1],
       "deprecated":true,"readOnly":true,"$comment":"c","x-order":3,"type":"integer"})j";
   EXPECT_TRUE(schema_takes(schema, "12"));
   EXPECT_FALSE(schema_takes(schema, "\"12\""));
@@ -90,7 +97,8 @@ TEST(Schema, PropertyNamesThatLeaveNoOtherKeyCloseTheObject) {
   GrammarMatcher matcher(grammar, shared_cache());
   EXPECT_TRUE(matcher.accept_bytes("{\"a\": 1"));
   EXPECT_FALSE(matcher.accept_bytes(","));
-  EXPECT_NE(refusal(R"j({"type":"object","propertyNames":false,"minProperties":1})j").find("no value"), std::string::npos);
+  EXPECT_NE(refusal(R"j({"type":"object","propertyNames":false,"minProperties":1})j").find("no value"),
+            std::string::npos);
 }
 
 TEST(Schema, AKeyHasOneSpellingSoThatItCannotHideBehindAnEscape) {
@@ -102,15 +110,16 @@ TEST(Schema, AKeyHasOneSpellingSoThatItCannotHideBehindAnEscape) {
 TEST(Schema, StringsTakeEveryEscapeButNoHalfSurrogates) {
   const char* schema = R"j({"type":"string"})j";
   EXPECT_TRUE(schema_takes(schema, R"j("\u00e9\ud83d\ude00\/\b\f\n\r\t\\\"é😀")j"));
-  for (const char* text : {R"j("\ud83d")j", R"j("\ude00")j", R"j("\ud83d\u0041")j", R"j("\x")j", "\"\n\"", "\"\xff\"",
-                           "\"\xed\xa0\x80\"", "\"\xc0\x80\"", "\"\xf4\x90\x80\x80\""}) {
+  for (const char* text : {R"j("\ud83d")j", R"j("\ude00")j", R"j("\ud83d\u0041")j", R"j("\x")j", "\"\n\"",
+                           "\"\xff\"", "\"\xed\xa0\x80\"", "\"\xc0\x80\"", "\"\xf4\x90\x80\x80\""}) {
     EXPECT_FALSE(schema_takes(schema, text)) << text;
   }
 }
 
 TEST(Schema, LengthsCountCodePoints) {
   const char* schema = R"j({"type":"string","minLength":2,"maxLength":3})j";
-  for (const char* text : {R"j("ab")j", R"j("éé€")j", R"j("😀😀")j", R"j("\ud83d\ude00\n")j"}) EXPECT_TRUE(schema_takes(schema, text));
+  for (const char* text : {R"j("ab")j", R"j("éé€")j", R"j("😀😀")j", R"j("\ud83d\ude00\n")j"})
+    EXPECT_TRUE(schema_takes(schema, text));
   for (const char* text : {R"j("a")j", R"j("😀")j", R"j("abcd")j", R"j("\ud83d\ude00")j", R"j("")j"}) {
     EXPECT_FALSE(schema_takes(schema, text)) << text;
   }
@@ -129,11 +138,14 @@ TEST(Schema, PatternsMatchAnywhereUnlessAnchored) {
 }
 
 TEST(Schema, IntegersStayWithinTheirBounds) {
-  const std::pair<int, int> ranges[] = {{0, 0}, {1, 14}, {-5, 250}, {-120, -7}, {98, 1003}, {-1, 0}, {10, 10}};
+  const std::pair<int, int> ranges[] = {{0, 0},     {1, 14}, {-5, 250}, {-120, -7},
+                                        {98, 1003}, {-1, 0}, {10, 10}};
   for (const auto& [min, max] : ranges) {
-    auto grammar = *compile_schema(parse_json(fmt::format(R"j({{"type":"integer","minimum":{},"maximum":{}}})j", min, max)));
+    auto grammar = *compile_schema(
+        parse_json(fmt::format(R"j({{"type":"integer","minimum":{},"maximum":{}}})j", min, max)));
     for (int i = -1100; i <= 1100; ++i) {
-      ASSERT_EQ(takes(grammar, std::to_string(i)), i >= min && i <= max) << i << " in " << min << " to " << max;
+      ASSERT_EQ(takes(grammar, std::to_string(i)), i >= min && i <= max)
+          << i << " in " << min << " to " << max;
     }
     EXPECT_FALSE(takes(grammar, "007"));
   }
@@ -156,7 +168,8 @@ TEST(Schema, DecimalsAreComparedExactly) {
 }
 
 TEST(Schema, AnyNumberFitsADouble) {
-  for (const char* text : {"1e307", "-1.5E-05", "9.99e+307", "0.1", "123e199", "1e05"}) EXPECT_TRUE(schema_takes("{}", text));
+  for (const char* text : {"1e307", "-1.5E-05", "9.99e+307", "0.1", "123e199", "1e05"})
+    EXPECT_TRUE(schema_takes("{}", text));
   for (const char* text : {"1e308", "12e200", "1e999", "01", "1.", ".5", "+1", "1e", "NaN"}) {
     EXPECT_FALSE(schema_takes("{}", text)) << text;
   }
@@ -173,8 +186,10 @@ TEST(Schema, OneOfIsHonouredWhereBranchesExcludeEachOther) {
 
 TEST(Schema, EnumIsWhatTheOtherKeywordsLeave) {
   const char* schema = R"j({"enum":["a","bb",3,3.5,[1],{"x":1.0}],"minLength":2,"maximum":3})j";
-  for (const char* text : {R"j("bb")j", "3", "[1]", R"j({"x": 1})j", R"j({"x": 1.0})j"}) EXPECT_TRUE(schema_takes(schema, text)) << text;
-  for (const char* text : {R"j("a")j", "3.5", "[2]", R"j({"x": 1, "x": 1})j"}) EXPECT_FALSE(schema_takes(schema, text)) << text;
+  for (const char* text : {R"j("bb")j", "3", "[1]", R"j({"x": 1})j", R"j({"x": 1.0})j"})
+    EXPECT_TRUE(schema_takes(schema, text)) << text;
+  for (const char* text : {R"j("a")j", "3.5", "[2]", R"j({"x": 1, "x": 1})j"})
+    EXPECT_FALSE(schema_takes(schema, text)) << text;
 }
 
 TEST(Schema, WhiteSpaceIsBounded) {
@@ -206,29 +221,46 @@ TEST(Schema, NestingEndsBeforeTheReadersLimit) {
 
 // Each of these must be an answer, whichever, in bounded time.
 TEST(Schema, HostileSchemasEndQuickly) {
-  std::string all_any = "{\"allOf\":[", deep, values, names, chain = "{\"$ref\":\"#/$defs/d0\",\"$defs\":{", pairs;
-  for (int i = 0; i < 40; ++i) all_any += std::string(i > 0 ? "," : "") + R"j({"anyOf":[{"minimum":1},{"maximum":9}]})j";
+  std::string all_any = "{\"allOf\":[", deep, values, names, chain = "{\"$ref\":\"#/$defs/d0\",\"$defs\":{",
+              pairs;
+  for (int i = 0; i < 40; ++i)
+    all_any += std::string(i > 0 ? "," : "") + R"j({"anyOf":[{"minimum":1},{"maximum":9}]})j";
   all_any += "]}";
   for (int i = 0; i < 120; ++i) deep += "{\"items\":";
   deep += "{}" + std::string(120, '}');
-  for (int i = 0; i < 30000; ++i) values += fmt::format("{}\"value number {} of a long list\"", i > 0 ? "," : "", i);
+  for (int i = 0; i < 30000; ++i)
+    values += fmt::format("{}\"value number {} of a long list\"", i > 0 ? "," : "", i);
   for (int i = 0; i < 5000; ++i) names += fmt::format("{}\"p{}\":{{}}", i > 0 ? "," : "", i);
   for (int i = 0; i < 3000; ++i) chain += fmt::format("\"d{}\":{{\"$ref\":\"#/$defs/d{}\"}},", i, i + 1);
   chain += "\"d3000\":{}}}";
-  for (int i = 0; i < 60; ++i) pairs += fmt::format("{}{{\"type\":\"object\",\"properties\":{{\"k{}\":{{}}}}}}", i > 0 ? "," : "", i);
+  for (int i = 0; i < 60; ++i)
+    pairs += fmt::format("{}{{\"type\":\"object\",\"properties\":{{\"k{}\":{{}}}}}}", i > 0 ? "," : "", i);
   const std::string product =
       R"j({"properties":{"a":{"anyOf":[{"$ref":"#"},{"$ref":"#/$defs/x"}]}},"allOf":[{"$ref":"#/$defs/x"},{"$ref":"#/$defs/y"}],
       "$defs":{"x":{"properties":{"a":{"$ref":"#/$defs/y"},"b":{"$ref":"#"}}},"y":{"properties":{"a":{"$ref":"#/$defs/x"},"b":{"$ref":"#/$defs/x"}}}}})j";
   const std::string schemas[] = {
-      all_any, deep, "{\"enum\":[" + values + "]}", "{\"properties\":{" + names + "}}", chain,
-      "{\"oneOf\":[" + pairs + "]}", product, R"j({"$ref":"#"})j", R"j({"allOf":[{"$ref":"#"}]})j",
-      R"j({"anyOf":[{"$ref":"#"},{"type":"null"}]})j", R"j({"type":"string","pattern":"(((a{1000}){1000}){1000})"})j",
-      R"j({"type":"string","pattern":"((((){5000}){5000}){5000})"})j", R"j({"type":"string","pattern":"(a|aa)+$[ab]*a[ab]{20}"})j",
-      R"j({"type":"string","pattern":"(.*a){30}.*b.{14}"})j", R"j({"type":"string","pattern":"^(a?){500}a{500}$"})j",
-      R"j({"type":"string","minLength":4000000000,"pattern":"a"})j", R"j({"type":"string","maxLength":4000,"pattern":"^(ab|cd|ef)*.{50}$"})j",
-      R"j({"type":"array","minItems":4000000000})j", R"j({"type":"number","minimum":1e300,"maximum":1e-300})j",
+      all_any,
+      deep,
+      "{\"enum\":[" + values + "]}",
+      "{\"properties\":{" + names + "}}",
+      chain,
+      "{\"oneOf\":[" + pairs + "]}",
+      product,
+      R"j({"$ref":"#"})j",
+      R"j({"allOf":[{"$ref":"#"}]})j",
+      R"j({"anyOf":[{"$ref":"#"},{"type":"null"}]})j",
+      R"j({"type":"string","pattern":"(((a{1000}){1000}){1000})"})j",
+      R"j({"type":"string","pattern":"((((){5000}){5000}){5000})"})j",
+      R"j({"type":"string","pattern":"(a|aa)+$[ab]*a[ab]{20}"})j",
+      R"j({"type":"string","pattern":"(.*a){30}.*b.{14}"})j",
+      R"j({"type":"string","pattern":"^(a?){500}a{500}$"})j",
+      R"j({"type":"string","minLength":4000000000,"pattern":"a"})j",
+      R"j({"type":"string","maxLength":4000,"pattern":"^(ab|cd|ef)*.{50}$"})j",
+      R"j({"type":"array","minItems":4000000000})j",
+      R"j({"type":"number","minimum":1e300,"maximum":1e-300})j",
       R"j({"type":"integer","multipleOf":4999,"minimum":123456789012345678901234567890})j",
-      R"j({"type":"array","items":{"$ref":"#"},"minItems":1})j", R"j({"multipleOf":1e-300})j"};
+      R"j({"type":"array","items":{"$ref":"#"},"minItems":1})j",
+      R"j({"multipleOf":1e-300})j"};
   for (const std::string& schema : schemas) {
     auto value = JsonValue::parse(schema);
     ASSERT_TRUE(value) << schema.substr(0, 200);
@@ -237,8 +269,9 @@ TEST(Schema, HostileSchemasEndQuickly) {
     const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_LT(seconds, 5) << schema.substr(0, 100);
     EXPECT_LT(grammar ? (*grammar)->bytes() : 0, size_t{200} << 20) << schema.substr(0, 100);
-    fmt::print("  {:6.0f} ms  {}  {}\n", seconds * 1e3, schema.substr(0, 60),
-               grammar ? fmt::format("{} KB", (*grammar)->bytes() / 1024) : grammar.error().message.substr(0, 90));
+    fmt::print(
+        "  {:6.0f} ms  {}  {}\n", seconds * 1e3, schema.substr(0, 60),
+        grammar ? fmt::format("{} KB", (*grammar)->bytes() / 1024) : grammar.error().message.substr(0, 90));
   }
 }
 

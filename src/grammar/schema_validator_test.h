@@ -1,5 +1,6 @@
-// A second, independent reading of JSON Schema for tests: nlohmann's JSON, PCRE2's patterns, doubles. It shares no
-// code with the room and knows just the keywords that the tests' schemas use; any other fails the test.
+// A second, independent reading of JSON Schema for tests: nlohmann's JSON, PCRE2's patterns, doubles. It
+// shares no code with the room and knows just the keywords that the tests' schemas use; any other fails the
+// test.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -126,7 +127,8 @@ class SchemaValidator {
   bool object_keyword(const Json& v, const Json& s, const std::string& key, const Json& rule) const {
     if (!v.is_object()) return true;
     if (key == "required") {
-      return std::all_of(rule.begin(), rule.end(), [&](const Json& name) { return v.contains(name.get<std::string>()); });
+      return std::all_of(rule.begin(), rule.end(),
+                         [&](const Json& name) { return v.contains(name.get<std::string>()); });
     }
     for (const auto& [name, member] : v.items()) {
       const bool known = s.contains("properties") && s["properties"].contains(name);
