@@ -39,7 +39,8 @@ struct Case {
 };
 
 std::string prose(int words) {
-  const char* const some[] = {"the ", "value ", "of ", "a ", "night's ", "journey, ", "über ", "日本 ", "\\n", "\\\"so\\\" ", "42 "};
+  const char* const some[] = {"the ",  "value ", "of ", "a ",          "night's ", "journey, ",
+                              "über ", "日本 ",  "\\n", "\\\"so\\\" ", "42 "};
   std::string out;
   for (int i = 0; i < words; ++i) out += some[(i * 7 + i / 3) % std::size(some)];
   return out;
@@ -56,16 +57,18 @@ Case twenty_properties() {
   std::string properties, required, text;
   for (int i = 0; i < 20; ++i) {
     const char* const types[] = {R"({"type":"string"})", R"({"type":"integer","minimum":0,"maximum":1000})",
-                                 R"({"type":"array","items":{"type":"string"}})", R"({"enum":["low","medium","high"]})"};
+                                 R"({"type":"array","items":{"type":"string"}})",
+                                 R"({"enum":["low","medium","high"]})"};
     const char* const values[] = {"\"some words here\"", "417", "[\"one\", \"two\"]", "\"medium\""};
     properties += fmt::format("{}\"property_{}\":{}", i > 0 ? "," : "", i, types[i % 4]);
     required += fmt::format("{}\"property_{}\"", i > 0 ? "," : "", i);
     text += fmt::format("{}\"property_{}\": {}", i > 0 ? ", " : "{", (i * 7) % 20, values[(i * 7) % 20 % 4]);
   }
-  return schema_case("20 properties",
-                     fmt::format(R"({{"type":"object","properties":{{{}}},"required":[{}],"additionalProperties":false}})",
-                                 properties, required),
-                     {text + "}"});
+  return schema_case(
+      "20 properties",
+      fmt::format(R"({{"type":"object","properties":{{{}}},"required":[{}],"additionalProperties":false}})",
+                  properties, required),
+      {text + "}"});
 }
 
 Case tools_24() {
@@ -79,15 +82,19 @@ Case tools_24() {
              "mode":{{"type":"string","enum":["read","write","append"]}},
              "edits":{{"type":"array","items":{{"type":"object","properties":{{"old":{{"type":"string"}},
                "new":{{"type":"string"}},"all":{{"type":"boolean"}}}},"required":["old","new"]}}}},
-             "pattern_{}":{{"type":"string"}}}},"required":["file_path"]}}}})", i, i)),
+             "pattern_{}":{{"type":"string"}}}},"required":["file_path"]}}}})",
+                           i, i)),
          fmt::format("/tools/{}", i), true});
     if (i % 3 != 0) continue;
     text += fmt::format("<｜DSML｜invoke name=\"tool_{}\">\n", i);
-    text += "<｜DSML｜parameter name=\"file_path\" string=\"true\">/home/user/src/main.cc</｜DSML｜parameter>\n";
+    text +=
+        "<｜DSML｜parameter name=\"file_path\" string=\"true\">/home/user/src/main.cc</｜DSML｜parameter>\n";
     text += "<｜DSML｜parameter name=\"limit\" string=\"false\">120</｜DSML｜parameter>\n";
     text += "<｜DSML｜parameter name=\"mode\" string=\"true\">append</｜DSML｜parameter>\n";
-    text += "<｜DSML｜parameter name=\"edits\" string=\"false\">[{\"old\": \"int x = 1;\", \"new\": \"int y = 2; // <b>\"}]"
-            "</｜DSML｜parameter>\n</｜DSML｜invoke>\n";
+    text +=
+        "<｜DSML｜parameter name=\"edits\" string=\"false\">[{\"old\": \"int x = 1;\", \"new\": \"int y = 2; "
+        "// <b>\"}]"
+        "</｜DSML｜parameter>\n</｜DSML｜invoke>\n";
   }
   c.texts.push_back(text + "</｜DSML｜tool_calls>");
   return c;
@@ -103,7 +110,9 @@ std::vector<Case> cases() {
   object.texts.push_back(fmt::format(
       R"({{"title": "{}", "items": [{{"id": 1, "tags": ["a", "bc"], "score": 0.25, "ok": true}}, {{"id": 22, "note": null, "deep": [[1, 2], [3, {{"x": -1.5e3}}]]}}], "text": "{}"}})",
       prose(10), prose(100)));
-  object.texts.push_back("{\n  \"name\": \"pretty\",\n  \"list\": [\n    1,\n    2\n  ],\n  \"more\": {\n    \"k\": \"v\"\n  }\n}");
+  object.texts.push_back(
+      "{\n  \"name\": \"pretty\",\n  \"list\": [\n    1,\n    2\n  ],\n  \"more\": {\n    \"k\": \"v\"\n  "
+      "}\n}");
   out.push_back(std::move(object));
   out.push_back(twenty_properties());
   out.push_back(tools_24());
@@ -162,9 +171,10 @@ int run(int argc, char** argv) {
   const auto start = us_now();
   const auto vocabulary = *Vocabulary::make(*tokenizer);
   const double trie_ms = (us_now() - start) / 1000;
-  fmt::print("{} tokens, trie of {} nodes in {:.0f} ms\n", vocabulary->size(), vocabulary->trie().size(), trie_ms);
-  fmt::print("{:<24}{:>8}{:>12}{:>11}{:>11}{:>10}{:>10}{:>10}{:>12}{:>12}\n", "case", "tokens", "compile ms", "cold ms",
-             "cold max", "warm p50", "warm p99", "warm max", "grammar KB", "cache KB");
+  fmt::print("{} tokens, trie of {} nodes in {:.0f} ms\n", vocabulary->size(), vocabulary->trie().size(),
+             trie_ms);
+  fmt::print("{:<24}{:>8}{:>12}{:>11}{:>11}{:>10}{:>10}{:>10}{:>12}{:>12}\n", "case", "tokens", "compile ms",
+             "cold ms", "cold max", "warm p50", "warm p99", "warm max", "grammar KB", "cache KB");
   std::string rows;
   for (const Case& c : cases()) {
     GrammarCache grammars;
@@ -188,18 +198,22 @@ int run(int argc, char** argv) {
       if (round > 2) warm.insert(warm.end(), us.begin(), us.end());
     }
     const Times a = summary(cold), b = summary(warm);
-    fmt::print("{:<24}{:>8}{:>12.2f}{:>11.2f}{:>11.0f}{:>10.2f}{:>10.2f}{:>10.2f}{:>12}{:>12}\n", c.name, a.tokens,
-               compile_ms, a.sum_ms, a.max, b.p50, b.p99, b.max, plan->grammar->bytes() / 1024, cache->bytes() / 1024);
+    fmt::print("{:<24}{:>8}{:>12.2f}{:>11.2f}{:>11.0f}{:>10.2f}{:>10.2f}{:>10.2f}{:>12}{:>12}\n", c.name,
+               a.tokens, compile_ms, a.sum_ms, a.max, b.p50, b.p99, b.max, plan->grammar->bytes() / 1024,
+               cache->bytes() / 1024);
     rows += fmt::format(
-        "{}\n    {{\"case\": \"{}\", \"tokens\": {}, \"compile_ms\": {:.2f}, \"cold_sum_ms\": {:.2f}, \"cold_max_us\": "
-        "{:.0f}, \"warm_p50_us\": {:.2f}, \"warm_p99_us\": {:.2f}, \"warm_max_us\": {:.2f}, \"grammar_bytes\": {}, "
+        "{}\n    {{\"case\": \"{}\", \"tokens\": {}, \"compile_ms\": {:.2f}, \"cold_sum_ms\": {:.2f}, "
+        "\"cold_max_us\": "
+        "{:.0f}, \"warm_p50_us\": {:.2f}, \"warm_p99_us\": {:.2f}, \"warm_max_us\": {:.2f}, "
+        "\"grammar_bytes\": {}, "
         "\"cache_bytes\": {}}}",
         rows.empty() ? "" : ",", c.name, a.tokens, compile_ms, a.sum_ms, a.max, b.p50, b.p99, b.max,
         plan->grammar->bytes(), cache->bytes());
   }
   if (!out_path.empty()) {
     std::ofstream(out_path) << fmt::format(
-        "{{\n  \"bench\": \"grammar\",\n  \"vocab\": {},\n  \"trie_ms\": {:.0f},\n  \"cases\": [{}\n  ]\n}}\n",
+        "{{\n  \"bench\": \"grammar\",\n  \"vocab\": {},\n  \"trie_ms\": {:.0f},\n  \"cases\": [{}\n  "
+        "]\n}}\n",
         vocabulary->size(), trie_ms, rows);
   }
   return 0;

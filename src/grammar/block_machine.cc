@@ -6,7 +6,8 @@
 //   </｜DSML｜invoke>\n                                                      after no parameter: \n first
 //   </｜DSML｜tool_calls>
 //
-// Where two fixed texts may follow, both are tried; the special token or the letter after it tells them apart.
+// Where two fixed texts may follow, both are tried; the special token or the letter after it tells them
+// apart.
 #include <string_view>
 
 #include "grammar/stack_machine.h"
@@ -18,9 +19,29 @@ using Config = StackMachine::Config;
 
 constexpr uint8_t kRoom = 64;  // levels of JSON in a value, as for a JSON text
 
-enum BlockPhase : uint8_t { kHead, kInvoke, kToolName, kToolNameEnd, kBeforeParameters, kNextInvoke, kCloseBlock, kBlockDone };
+enum BlockPhase : uint8_t {
+  kHead,
+  kInvoke,
+  kToolName,
+  kToolNameEnd,
+  kBeforeParameters,
+  kNextInvoke,
+  kCloseBlock,
+  kBlockDone
+};
 enum ParametersPhase : uint8_t {
-  kFirst, kEmptyClose, kOpenParameter, kKey, kIsString, kTrue, kFalse, kValue, kCloseParameter, kNext, kCloseInvoke, kDone
+  kFirst,
+  kEmptyClose,
+  kOpenParameter,
+  kKey,
+  kIsString,
+  kTrue,
+  kFalse,
+  kValue,
+  kCloseParameter,
+  kNext,
+  kCloseInvoke,
+  kDone
 };
 
 constexpr size_t kOpenedAt = 4;  // symbols of the head that "<｜DSML｜" ends
@@ -76,7 +97,8 @@ void step_fixed(const Config& c, std::string_view text, Symbol symbol, uint8_t p
 }  // namespace
 
 Frame StackMachine::opened_block() {
-  return {.kind = Frame::Kind::kBlock, .phase = kHead, .room = kRoom, .state = static_cast<int32_t>(kOpenedAt)};
+  return {
+      .kind = Frame::Kind::kBlock, .phase = kHead, .room = kRoom, .state = static_cast<int32_t>(kOpenedAt)};
 }
 
 bool StackMachine::is_block_complete(const Frame& f) const {
@@ -129,7 +151,8 @@ void StackMachine::step_block(const Config& c, Symbol symbol, std::vector<Config
       next.count = 0;
       const int32_t stack = push(next, c.below);
       for (uint32_t object : rule.tools[c.top.count]) {
-        step({{.kind = Frame::Kind::kParameters, .phase = kFirst, .room = c.top.room, .rule = object}, stack}, symbol, out);
+        step({{.kind = Frame::Kind::kParameters, .phase = kFirst, .room = c.top.room, .rule = object}, stack},
+             symbol, out);
       }
       return;
     }

@@ -1,5 +1,5 @@
-// finish() drops states that lead nowhere and merges bytes that no state tells apart, so that a row is as wide
-// as the automaton needs and not 256 entries.
+// finish() drops states that lead nowhere and merges bytes that no state tells apart, so that a row is as
+// wide as the automaton needs and not 256 entries.
 #include "grammar/byte_dfa.h"
 
 #include <atomic>
@@ -54,7 +54,8 @@ SharedDfa ByteDfaBuilder::finish() const {
   for (size_t i = 0; i < n; ++i) {
     int32_t before = ByteDfa::kNone;
     for (int32_t to : rows_[i]) {
-      if (to != ByteDfa::kNone && to != before) from[static_cast<size_t>(to)].push_back(static_cast<int32_t>(i));
+      if (to != ByteDfa::kNone && to != before)
+        from[static_cast<size_t>(to)].push_back(static_cast<int32_t>(i));
       before = to;
     }
     if (labels_[i] == ByteDfa::kNone) continue;
@@ -102,8 +103,8 @@ namespace {
 
 constexpr char kLowerHex[] = "0123456789abcdef";
 constexpr char kUpperHex[] = "0123456789ABCDEF";
-constexpr std::pair<char, uint32_t> kShortEscapes[] = {{'"', '"'},   {'\\', '\\'}, {'b', 8},  {'f', 12},
-                                                       {'n', 10}, {'r', 13},   {'t', 9}};
+constexpr std::pair<char, uint32_t> kShortEscapes[] = {{'"', '"'}, {'\\', '\\'}, {'b', 8}, {'f', 12},
+                                                       {'n', 10},  {'r', 13},    {'t', 9}};
 
 // Spells one CodePointDfa. Every state of it becomes a byte state; between them are the states inside a
 // character or an escape.
@@ -179,7 +180,8 @@ class Speller {
     bool any = false;
     for (const auto& e : edges) {  // few
       if (e.hi < base || e.lo > last) continue;
-      if (e.lo <= base && e.hi >= last && base >= lowest) return uniform(states_[static_cast<size_t>(e.to)], more);
+      if (e.lo <= base && e.hi >= last && base >= lowest)
+        return uniform(states_[static_cast<size_t>(e.to)], more);
       any = true;
     }
     if (!any || last < lowest) return ByteDfa::kNone;
@@ -205,7 +207,8 @@ class Speller {
   void add_escapes(int32_t i) {
     const int32_t escape = builder_.add_state();
     builder_.set(states_[static_cast<size_t>(i)], '\\', escape);
-    for (const auto& [letter, c] : kShortEscapes) builder_.set(escape, static_cast<uint8_t>(letter), after(i, c));
+    for (const auto& [letter, c] : kShortEscapes)
+      builder_.set(escape, static_cast<uint8_t>(letter), after(i, c));
     if (form_ == TextForm::kJson) builder_.set(escape, '/', after(i, '/'));
     const int32_t u = builder_.add_state(), u0 = builder_.add_state(), u00 = builder_.add_state();
     builder_.set(escape, 'u', u);
@@ -270,7 +273,8 @@ AnyText make_json_string() {
   add_utf8(b, body);
   for (char c : std::string_view("\"\\/bfnrt")) b.set(escape, static_cast<uint8_t>(c), body);
   // \uHHHH, where D8..DB must be followed by \uDC..DF.
-  const int32_t u = b.add_state(), h3 = b.add_state(), h2 = b.add_state(), h1 = b.add_state(), d = b.add_state();
+  const int32_t u = b.add_state(), h3 = b.add_state(), h2 = b.add_state(), h1 = b.add_state(),
+                d = b.add_state();
   b.set(escape, 'u', u);
   set_hex(b, u, 0, 15, h3);
   set_hex(b, u, 13, 13, d);

@@ -30,7 +30,9 @@ class ByteDfa {
   size_t content_hash() const;
   // Tells automata apart, in the whole process.
   uint64_t id() const { return id_; }
-  size_t bytes() const { return sizeof *this + table_.size() * sizeof(int32_t) + labels_.size() * sizeof(int32_t); }
+  size_t bytes() const {
+    return sizeof *this + table_.size() * sizeof(int32_t) + labels_.size() * sizeof(int32_t);
+  }
 
  private:
   friend class ByteDfaBuilder;

@@ -46,12 +46,14 @@ uint32_t next_code_point(std::string_view text, size_t& at) {
 }
 
 size_t count_code_points(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
 int32_t CodePointDfa::next(int32_t state, uint32_t c) const {
   const auto& edges = states[static_cast<size_t>(state)].edges;
-  const auto after = std::upper_bound(edges.begin(), edges.end(), c, [](uint32_t x, const Edge& e) { return x < e.lo; });
+  const auto after =
+      std::upper_bound(edges.begin(), edges.end(), c, [](uint32_t x, const Edge& e) { return x < e.lo; });
   if (after == edges.begin() || std::prev(after)->hi < c) return kNone;
   return std::prev(after)->to;
 }
@@ -159,7 +161,8 @@ Result<CodePointDfa> intersect(const CodePointDfa& a, const CodePointDfa& b, con
     const auto& x = a.states[static_cast<size_t>(pairs[i].first)];
     const auto& y = b.states[static_cast<size_t>(pairs[i].second)];
     CodePointDfa::State state;
-    if (x.label != CodePointDfa::kNone && y.label != CodePointDfa::kNone) state.label = join(x.label, y.label);
+    if (x.label != CodePointDfa::kNone && y.label != CodePointDfa::kNone)
+      state.label = join(x.label, y.label);
     for (size_t p = 0, q = 0; p < x.edges.size() && q < y.edges.size();) {
       const uint32_t lo = std::max(x.edges[p].lo, y.edges[q].lo);
       const uint32_t hi = std::min(x.edges[p].hi, y.edges[q].hi);
@@ -177,7 +180,8 @@ CodePointDfa trimmed(const CodePointDfa& dfa) {
   std::vector<int32_t> useful;
   std::vector<bool> is_useful(n);
   for (size_t i = 0; i < n; ++i) {
-    for (const auto& e : dfa.states[i].edges) from[static_cast<size_t>(e.to)].push_back(static_cast<int32_t>(i));
+    for (const auto& e : dfa.states[i].edges)
+      from[static_cast<size_t>(e.to)].push_back(static_cast<int32_t>(i));
     if (dfa.states[i].label == CodePointDfa::kNone) continue;
     is_useful[i] = true;
     useful.push_back(static_cast<int32_t>(i));

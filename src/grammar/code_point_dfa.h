@@ -50,7 +50,8 @@ struct CodePointDfa {
   int32_t label_of(std::string_view text) const;  // kNone: the text is not in the set
 };
 
-// Texts of `min` to `max` code points (kUnbounded: no upper bound), label 0. As many states as the larger bound.
+// Texts of `min` to `max` code points (kUnbounded: no upper bound), label 0. As many states as the larger
+// bound.
 inline constexpr uint32_t kUnbounded = UINT32_MAX;
 CodePointDfa text_of_length(uint32_t min, uint32_t max);
 // Every text: label i for names[i], names.size() for the rest. Names differ.
@@ -59,8 +60,8 @@ CodePointDfa names_and_rest(const std::vector<std::string>& names);
 // Every text: label 0 for those of `dfa`, 1 for the rest.
 CodePointDfa completed(const CodePointDfa& dfa);
 
-// Texts of both, with the label that `join` makes of theirs (kNone: leave it out). kUnsupported: the result has
-// more than `max_states`.
+// Texts of both, with the label that `join` makes of theirs (kNone: leave it out). kUnsupported: the result
+// has more than `max_states`.
 using JoinLabels = std::function<int32_t(int32_t, int32_t)>;
 Result<CodePointDfa> intersect(const CodePointDfa& a, const CodePointDfa& b, const JoinLabels& join,
                                size_t max_states);

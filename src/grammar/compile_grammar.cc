@@ -11,7 +11,8 @@
 namespace kvasir {
 namespace {
 
-// A schema and what compiles it; compilers stay until the end, since proofs are checked after all are settled.
+// A schema and what compiles it; compilers stay until the end, since proofs are checked after all are
+// settled.
 struct Source {
   std::unique_ptr<SchemaDocument> document;
   std::unique_ptr<SchemaCompiler> compiler;
@@ -28,14 +29,15 @@ class RequestCompiler {
     builder_.settle();
     for (const Source& source : sources_) KVASIR_TRY_STATUS(source.compiler->check_exclusive());
     if (grammar.start.value != kNoNode && !builder_.has_text(grammar.start.value)) {
-      return Error{ErrorCode::kInvalid, fmt::format("{}: no value satisfies the schema", request_.schema_path)};
+      return Error{ErrorCode::kInvalid,
+                   fmt::format("{}: no value satisfies the schema", request_.schema_path)};
     }
     for (size_t i = 0; i < grammar.block.tools.size(); ++i) {
       std::vector<uint32_t>& choices = grammar.block.tools[i];
       std::erase_if(choices, [&](uint32_t object) { return !builder_.parameters_have_text(object); });
       if (choices.empty()) {
-        return Error{ErrorCode::kInvalid, fmt::format("{}/parameters: no arguments satisfy the schema",
-                                                      request_.tools[i].path)};
+        return Error{ErrorCode::kInvalid,
+                     fmt::format("{}/parameters: no arguments satisfy the schema", request_.tools[i].path)};
       }
     }
     return builder_.finish();
@@ -53,7 +55,8 @@ class RequestCompiler {
     const bool object = request_.content == GrammarRequest::Content::kJsonObject;
     JsonValue schema = object ? JsonValue(JsonValue::Object{{"type", JsonValue("object")}}) : request_.schema;
     SchemaCompiler& compiler = add_source(std::move(schema), request_.schema_path, builder_);
-    KVASIR_TRY(builder_.grammar().start.value, compiler.compile(&sources_.back().document->root(), ValueMode::kJson));
+    KVASIR_TRY(builder_.grammar().start.value,
+               compiler.compile(&sources_.back().document->root(), ValueMode::kJson));
     return {};
   }
 
@@ -65,8 +68,8 @@ class RequestCompiler {
       const JsonValue* name = tool.function.find("name");
       if (name == nullptr || !name->is_string() || name->as_string().empty() ||
           name->as_string().find_first_of(std::string_view("\"<>\n\0", 5)) != std::string::npos) {
-        return Error{ErrorCode::kInvalid, fmt::format("{}/name: expected a name without '\"', '<', '>' and line ends",
-                                                      tool.path)};
+        return Error{ErrorCode::kInvalid,
+                     fmt::format("{}/name: expected a name without '\"', '<', '>' and line ends", tool.path)};
       }
       names.add_word(name->as_string() + '"', static_cast<int32_t>(i));
       KVASIR_TRY(std::vector<uint32_t> objects, tool_parameters(tool));
@@ -81,14 +84,15 @@ class RequestCompiler {
   Result<std::vector<uint32_t>> tool_parameters(const GrammarTool& tool) {
     const JsonValue* parameters = tool.function.find("parameters");
     const std::string path = tool.path + "/parameters";
-    JsonValue schema = parameters == nullptr || parameters->is_null() ? JsonValue(JsonValue::Object{}) : *parameters;
+    JsonValue schema =
+        parameters == nullptr || parameters->is_null() ? JsonValue(JsonValue::Object{}) : *parameters;
     if (!tool.strict) schema = supported_part(schema, path);
     SchemaCompiler& compiler = add_source(std::move(schema), path, builder_);
     return compiler.compile_parameters(&sources_.back().document->root());
   }
 
-  // The schema itself if it compiles; else with every property replaced that does not, and, if that is not enough,
-  // only the properties and what is required.
+  // The schema itself if it compiles; else with every property replaced that does not, and, if that is not
+  // enough, only the properties and what is required.
   JsonValue supported_part(const JsonValue& schema, const std::string& path) {
     auto whole = try_parameters(schema, path);
     if (whole) return schema;
@@ -168,7 +172,8 @@ class RequestCompiler {
 }  // namespace
 
 Result<SharedGrammar> compile_grammar(const GrammarRequest& request) {
-  KVASIR_CHECK(request.content != GrammarRequest::Content::kNone || !request.tools.empty(), "nothing is asked for");
+  KVASIR_CHECK(request.content != GrammarRequest::Content::kNone || !request.tools.empty(),
+               "nothing is asked for");
   return RequestCompiler(request).compile();
 }
 

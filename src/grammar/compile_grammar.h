@@ -16,8 +16,8 @@ namespace kvasir {
 struct GrammarTool {
   JsonValue function;  // {"name": ..., "parameters": {...}}; no parameters: a call without any
   std::string path;    // of the function in the request, for messages
-  // Strict: what cannot be honoured exactly is an error. Otherwise a parameter whose schema is not supported takes any
-  // value of its `type`, and Grammar::weakened says so.
+  // Strict: what cannot be honoured exactly is an error. Otherwise a parameter whose schema is not supported
+  // takes any value of its `type`, and Grammar::weakened says so.
   bool strict = true;
 };
 
@@ -36,8 +36,8 @@ struct GrammarRequest {
   SchemaLimits limits;
 };
 
-// kUnsupported and kInvalid: the message begins with the JSON pointer of what is at fault. A schema that no value
-// satisfies is kInvalid. The request must ask for something: content or tools.
+// kUnsupported and kInvalid: the message begins with the JSON pointer of what is at fault. A schema that no
+// value satisfies is kInvalid. The request must ask for something: content or tools.
 Result<SharedGrammar> compile_grammar(const GrammarRequest& request);
 
 }  // namespace kvasir

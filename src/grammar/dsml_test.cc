@@ -10,7 +10,9 @@
 namespace kvasir {
 namespace {
 
-GrammarTool tool(std::string_view function, bool strict = true) { return {parse_json(function), "/tools/0/function", strict}; }
+GrammarTool tool(std::string_view function, bool strict = true) {
+  return {parse_json(function), "/tools/0/function", strict};
+}
 
 Result<SharedGrammar> compile_tools(std::vector<GrammarTool> tools, bool parallel = true) {
   GrammarRequest request;
@@ -106,7 +108,8 @@ TEST_F(DsmlGrammar, OffersBothFormsWhereTheSchemaAllowsBoth) {
 }
 
 TEST_F(DsmlGrammar, RawTextMayHoldMarkupOfOrdinaryCharacters) {
-  EXPECT_TRUE(takes_block(call("get_weather", parameter("city", "true", "a </｜DSML｜parameter> <b>\n{\"x\"}"))));
+  EXPECT_TRUE(
+      takes_block(call("get_weather", parameter("city", "true", "a </｜DSML｜parameter> <b>\n{\"x\"}"))));
 }
 
 TEST_F(DsmlGrammar, DemandsACallAndNothingAfterTheBlock) {
@@ -132,16 +135,19 @@ TEST(DsmlTools, ToolsWithoutParametersTakeNone) {
 }
 
 TEST(DsmlTools, OtherParametersOnlyWhereTheSchemaSaysSo) {
-  const char* open = R"({"name":"t","parameters":{"type":"object","additionalProperties":{"type":"integer"}}})";
+  const char* open =
+      R"({"name":"t","parameters":{"type":"object","additionalProperties":{"type":"integer"}}})";
   const SharedGrammar grammar = *compile_tools({tool(open)});
   EXPECT_TRUE(block_taken(grammar, block(call("t", parameter("x", "false", "4")))));
   EXPECT_FALSE(block_taken(grammar, block(call("t", parameter("x", "true", "4")))));
 }
 
 TEST(DsmlTools, PatternsAndLengthsHoldInRawText) {
-  const SharedGrammar grammar = *compile_tools({tool(R"({"name":"t","parameters":{"type":"object","properties":{
+  const SharedGrammar grammar =
+      *compile_tools({tool(R"({"name":"t","parameters":{"type":"object","properties":{
       "p":{"type":"string","pattern":"^[a-z]+$"},"l":{"type":"string","minLength":2,"maxLength":3}}}})")});
-  EXPECT_TRUE(block_taken(grammar, block(call("t", parameter("p", "true", "abc") + parameter("l", "true", "éé")))));
+  EXPECT_TRUE(
+      block_taken(grammar, block(call("t", parameter("p", "true", "abc") + parameter("l", "true", "éé")))));
   EXPECT_FALSE(block_taken(grammar, block(call("t", parameter("p", "true", "aBc")))));
   EXPECT_FALSE(block_taken(grammar, block(call("t", parameter("l", "true", "abcd")))));
   EXPECT_FALSE(block_taken(grammar, block(call("t", parameter("l", "true", "a")))));
@@ -168,7 +174,8 @@ TEST(DsmlTools, StrictRefusesWithThePathAndOtherwiseOnlyThatParameterIsWeaker) {
 TEST(DsmlTools, NamesThatATagCannotHoldAreRefused) {
   auto bad = compile_tools({tool(R"({"name":"t","parameters":{"properties":{"a\"b":{}}}})")});
   ASSERT_FALSE(bad);
-  EXPECT_NE(bad.error().message.find("/parameters/properties/a\"b"), std::string::npos) << bad.error().message;
+  EXPECT_NE(bad.error().message.find("/parameters/properties/a\"b"), std::string::npos)
+      << bad.error().message;
   EXPECT_FALSE(compile_tools({tool(R"({"name":"a<b"})")}));
 }
 
@@ -190,7 +197,8 @@ TEST_F(DsmlGrammar, RandomBlocksAreCallsForTheParser) {
         if ((mask[static_cast<size_t>(t) / 32] >> (t % 32) & 1) == 0) continue;
         tokens.push_back(t);
         const std::string_view bytes = v.bytes(t);
-        if (bytes == "</" || bytes == "}" || bytes == "]" || bytes == "\"" || t == v.dsml()) closing.push_back(t);
+        if (bytes == "</" || bytes == "}" || bytes == "]" || bytes == "\"" || t == v.dsml())
+          closing.push_back(t);
       }
       ASSERT_FALSE(tokens.empty());
       int32_t token = tokens[random() % tokens.size()];
@@ -198,7 +206,8 @@ TEST_F(DsmlGrammar, RandomBlocksAreCallsForTheParser) {
       if (token == v.eos()) break;
       ASSERT_TRUE(matcher.accept(token));
       const bool special = token == v.dsml();
-      for (Delta& d : parser.push(v4_tokenizer().token_bytes(token), special ? TextKind::kSpecial : TextKind::kPlain)) {
+      for (Delta& d :
+           parser.push(v4_tokenizer().token_bytes(token), special ? TextKind::kSpecial : TextKind::kPlain)) {
         deltas.push_back(std::move(d));
       }
     }

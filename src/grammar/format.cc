@@ -46,7 +46,8 @@ std::string uri_pattern() {
   const std::string plain = "A-Za-z0-9._~!$&'()*+,;=";
   const std::string percent = "%[0-9A-Fa-f]{2}";
   const std::string segment = fmt::format("([{}:@-]|{})", plain, percent);
-  const std::string authority = fmt::format("(([{0}:-]|{1})*@)?(\\[[0-9A-Fa-f:.]+\\]|([{0}-]|{1})*)(:[0-9]*)?", plain, percent);
+  const std::string authority =
+      fmt::format("(([{0}:-]|{1})*@)?(\\[[0-9A-Fa-f:.]+\\]|([{0}-]|{1})*)(:[0-9]*)?", plain, percent);
   const std::string path = fmt::format("(//{1}(/{0}*)*|/({0}+(/{0}*)*)?|{0}+(/{0}*)*|)", segment, authority);
   const std::string rest = fmt::format("([{}:@/?-]|{})*", plain, percent);
   return fmt::format("^[A-Za-z][A-Za-z0-9+.-]*:{0}(\\?{1})?(#{1})?$", path, rest);
@@ -54,7 +55,8 @@ std::string uri_pattern() {
 
 struct Patterns {
   std::string hostname = fmt::format("^{0}(\\.{0})*$", kHost);
-  std::string email = fmt::format("^[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]+(\\.[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]+)*@{0}(\\.{0})*$", kHost);
+  std::string email = fmt::format(
+      "^[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]+(\\.[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~-]+)*@{0}(\\.{0})*$", kHost);
   std::string ipv4 = fmt::format("^{}$", kIpv4);
   std::string ipv6 = ipv6_pattern(std::string(kIpv4));
   std::string uuid = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$";
@@ -69,9 +71,9 @@ struct Patterns {
 std::string_view format_pattern(std::string_view format) {
   static const Patterns patterns;
   const std::pair<std::string_view, std::string_view> known[] = {
-      {"email", patterns.email},       {"hostname", patterns.hostname}, {"ipv4", patterns.ipv4},
-      {"ipv6", patterns.ipv6},         {"uuid", patterns.uuid},         {"date", patterns.date},
-      {"date-time", patterns.date_time}, {"time", patterns.time},       {"uri", patterns.uri}};
+      {"email", patterns.email},         {"hostname", patterns.hostname}, {"ipv4", patterns.ipv4},
+      {"ipv6", patterns.ipv6},           {"uuid", patterns.uuid},         {"date", patterns.date},
+      {"date-time", patterns.date_time}, {"time", patterns.time},         {"uri", patterns.uri}};
   for (const auto& [name, pattern] : known) {
     if (name == format) return pattern;
   }

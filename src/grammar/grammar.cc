@@ -36,7 +36,8 @@ size_t Grammar::bytes() const {
   for (const SharedDfa& d : dfas) total += d->bytes();
   total += counted.size() * sizeof(CountedRule);
   for (const ObjectRule& o : objects) {
-    total += sizeof o + o.reach.size() * sizeof(ObjectRule::Reach) + o.values.size() * sizeof(ObjectRule::Value);
+    total +=
+        sizeof o + o.reach.size() * sizeof(ObjectRule::Reach) + o.values.size() * sizeof(ObjectRule::Value);
     if (o.keys) total += o.keys->bytes();
   }
   for (const ArrayRule& a : arrays) total += sizeof a + a.prefix.size() * sizeof(uint32_t);

@@ -1,7 +1,8 @@
-// Grammar: what a constrained text may be, compiled: values, objects, arrays and tool blocks over byte automata.
+// Grammar: what a constrained text may be, compiled: values, objects, arrays and tool blocks over byte
+// automata.
 //
-// A value is a choice of alternatives; objects and arrays refer to values by number, so recursion is a loop in
-// the numbers. Every alternative can be finished: what no text satisfies was removed. `height` is how many
+// A value is a choice of alternatives; objects and arrays refer to values by number, so recursion is a loop
+// in the numbers. Every alternative can be finished: what no text satisfies was removed. `height` is how many
 // levels an alternative needs below itself at least; beyond a depth only the lowest are taken, so that every
 // text ends within JsonValue's own limit on depth.
 // Immutable and shared between requests and threads. Built by GrammarBuilder; run by StackMachine.
@@ -39,7 +40,7 @@ struct Alternative {
   enum class Kind : uint8_t { kDfa, kCounted, kObject, kArray };
 
   Kind kind = Kind::kDfa;
-  uint32_t index = 0;   // into the table of its kind
+  uint32_t index = 0;  // into the table of its kind
   uint32_t height = 0;
 };
 
@@ -88,7 +89,7 @@ struct ArrayRule {
 
 // One tool block, from some point of its opening on, to its closing tag.
 struct BlockRule {
-  SharedDfa tool_names;  // with the closing quote; label: index into tools
+  SharedDfa tool_names;                      // with the closing quote; label: index into tools
   std::vector<std::vector<uint32_t>> tools;  // the object rules of a tool's parameters: a choice
   bool one_call = false;
 };

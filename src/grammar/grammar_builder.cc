@@ -1,5 +1,5 @@
-// Heights are a least fixpoint: a scalar has 0, an object or array one more than the highest child that it must
-// have. What has none when nothing changes any more has no text at all.
+// Heights are a least fixpoint: a scalar has 0, an object or array one more than the highest child that it
+// must have. What has none when nothing changes any more has no text at all.
 #include "grammar/grammar_builder.h"
 
 #include <fmt/core.h>
@@ -52,12 +52,13 @@ std::vector<ObjectRule::Reach> reach_of(const ByteDfa& keys, int32_t other) {
 
 }  // namespace
 
-GrammarBuilder::GrammarBuilder(SchemaLimits limits) : limits_(limits), grammar_(std::make_shared<Grammar>()) {}
+GrammarBuilder::GrammarBuilder(SchemaLimits limits)
+    : limits_(limits), grammar_(std::make_shared<Grammar>()) {}
 
 Result<uint32_t> GrammarBuilder::add_value(const std::string& path) {
   if (grammar_->values.size() >= limits_.max_nodes) {
-    return Error{ErrorCode::kUnsupported, fmt::format("{}: the schema has more than {} different values", path,
-                                                      limits_.max_nodes)};
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("{}: the schema has more than {} different values", path, limits_.max_nodes)};
   }
   grammar_->values.push_back({{}, kNever});
   return static_cast<uint32_t>(grammar_->values.size()) - 1;
@@ -84,11 +85,12 @@ SharedDfa GrammarBuilder::shared(SharedDfa dfa) {
 Status GrammarBuilder::count_states(size_t states, const std::string& path) {
   states_ += states;
   if (states_ <= limits_.max_states) return {};
-  return Error{ErrorCode::kUnsupported, fmt::format("{}: the schema needs more than {} states", path,
-                                                    limits_.max_states)};
+  return Error{ErrorCode::kUnsupported,
+               fmt::format("{}: the schema needs more than {} states", path, limits_.max_states)};
 }
 
-Status GrammarBuilder::add_text(uint32_t value, const CodePointDfa& text, TextForm form, const std::string& path) {
+Status GrammarBuilder::add_text(uint32_t value, const CodePointDfa& text, TextForm form,
+                                const std::string& path) {
   auto dfa = spelled(text, form, limits_.max_text_states);
   if (!dfa) return Error{dfa.error().code, fmt::format("{}: {}", path, dfa.error().message)};
   if (*dfa == nullptr) return {};
@@ -179,7 +181,8 @@ void GrammarBuilder::settle() {
     for (ValueRule& value : grammar_->values) {
       for (Alternative& a : value.alternatives) {
         if (a.kind == Alternative::Kind::kObject) a.height = heights_[a.index];
-        if (a.kind == Alternative::Kind::kArray) a.height = std::min(a.height, array_height(grammar_->arrays[a.index]));
+        if (a.kind == Alternative::Kind::kArray)
+          a.height = std::min(a.height, array_height(grammar_->arrays[a.index]));
         changed = changed || a.height < value.height;
         value.height = std::min(value.height, a.height);
       }
@@ -193,7 +196,8 @@ Result<SharedGrammar> GrammarBuilder::finish() {
   for (ValueRule& value : grammar_->values) {
     std::erase_if(value.alternatives, [](const Alternative& a) { return a.height == kNever; });
     if (value.height != kNever && value.height > kMaxHeight) {
-      return Error{ErrorCode::kUnsupported, fmt::format("the schema demands more than {} levels", kMaxHeight)};
+      return Error{ErrorCode::kUnsupported,
+                   fmt::format("the schema demands more than {} levels", kMaxHeight)};
     }
   }
   for (ArrayRule& rule : grammar_->arrays) finish_array(rule);

@@ -26,7 +26,7 @@ struct ObjectDraft {
     bool required = false;
   };
   std::vector<Property> properties;
-  ObjectRule::Value other;  // of keys that are no property; none: there are none
+  ObjectRule::Value other;                          // of keys that are no property; none: there are none
   std::shared_ptr<const CodePointDfa> other_names;  // null: any
   uint32_t min_properties = 0;
   uint32_t max_properties = kUnbounded;
@@ -70,8 +70,8 @@ class GrammarBuilder {
 
   SchemaLimits limits_;
   std::shared_ptr<Grammar> grammar_;
-  std::vector<ObjectDraft> drafts_;   // [object]
-  std::vector<uint32_t> heights_;     // [object]
+  std::vector<ObjectDraft> drafts_;  // [object]
+  std::vector<uint32_t> heights_;    // [object]
   // By content: many properties of many tools are the same, and masks are remembered by automaton.
   SharedDfa shared(SharedDfa dfa);
 

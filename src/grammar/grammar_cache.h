@@ -1,5 +1,5 @@
-// GrammarCache: compiled grammars by the text of what they were compiled from, so that the same tools or schema
-// in every request of a conversation cost one compilation.
+// GrammarCache: compiled grammars by the text of what they were compiled from, so that the same tools or
+// schema in every request of a conversation cost one compilation.
 //
 // Bounded by the bytes of the grammars and their keys; what was not used for longest goes first, and lives on
 // while a request holds it. Refusals are not kept. Any thread; compiling happens outside the lock.
@@ -33,9 +33,9 @@ class GrammarCache {
 
   const size_t max_bytes_;
   mutable std::mutex mutex_;
-  std::list<Entry> entries_;                                           // guarded by mutex_; the newest first
+  std::list<Entry> entries_;                                            // guarded by mutex_; the newest first
   std::unordered_map<std::string, std::list<Entry>::iterator> places_;  // guarded by mutex_
-  size_t bytes_ = 0;                                                   // guarded by mutex_
+  size_t bytes_ = 0;                                                    // guarded by mutex_
 };
 
 }  // namespace kvasir

@@ -1,4 +1,5 @@
-// Masks by walking the trie of tokens: whole the first time a frame is met, then only where a token leaves it.
+// Masks by walking the trie of tokens: whole the first time a frame is met, then only where a token leaves
+// it.
 #include "grammar/grammar_matcher.h"
 
 #include <algorithm>
@@ -8,9 +9,9 @@
 namespace kvasir {
 namespace {
 
-constexpr size_t kFewTokens = 1024;       // as a list smaller and as fast as a set of 129,280 bits
-constexpr size_t kCompactAfter = 4096;    // stacks
-constexpr uint8_t kMaxOpenings = 16;      // levels that one token opens; a rare token that opens more is left out
+constexpr size_t kFewTokens = 1024;     // as a list smaller and as fast as a set of 129,280 bits
+constexpr size_t kCompactAfter = 4096;  // stacks
+constexpr uint8_t kMaxOpenings = 16;  // levels that one token opens; a rare token that opens more is left out
 
 void set_bit(std::span<uint32_t> mask, int32_t token) {
   mask[static_cast<size_t>(token) / 32] |= 1u << (static_cast<uint32_t>(token) % 32);
@@ -33,7 +34,8 @@ void remove_duplicates(std::vector<StackMachine::Config>& configs) {
 
 }  // namespace
 
-GrammarMatcher::GrammarMatcher(SharedGrammar grammar, std::shared_ptr<MaskCache> cache, StackMachine::Start where)
+GrammarMatcher::GrammarMatcher(SharedGrammar grammar, std::shared_ptr<MaskCache> cache,
+                               StackMachine::Start where)
     : grammar_(std::move(grammar)),
       cache_(std::move(cache)),
       machine_(*grammar_),
@@ -190,7 +192,8 @@ void GrammarMatcher::keep_exits(const std::vector<uint32_t>& words, const std::v
   }
 }
 
-// Inside a key that need not be a property's. Where it ends, or could only be a property's, the object decides.
+// Inside a key that need not be a property's. Where it ends, or could only be a property's, the object
+// decides.
 void GrammarMatcher::walk_key(const ObjectRule& rule, int32_t state, std::vector<uint32_t>& words,
                               std::vector<FrameMask::Exit>& exits) const {
   const std::vector<Vocabulary::TrieNode>& trie = cache_->vocabulary().trie();
@@ -198,8 +201,9 @@ void GrammarMatcher::walk_key(const ObjectRule& rule, int32_t state, std::vector
   states[0] = state;
   for (uint32_t i = 0; i < trie.size();) {
     const Vocabulary::TrieNode& node = trie[i];
-    const int32_t to = node.symbol > 255 ? ByteDfa::kNone
-                                         : rule.keys->next(states[node.depth], static_cast<uint8_t>(node.symbol));
+    const int32_t to = node.symbol > 255
+                           ? ByteDfa::kNone
+                           : rule.keys->next(states[node.depth], static_cast<uint8_t>(node.symbol));
     if (to == ByteDfa::kNone || rule.keys->accepts(to) || !rule.reach[static_cast<size_t>(to)].other) {
       if (to != ByteDfa::kNone) exits.push_back({i, to});
       i = node.end;
@@ -253,7 +257,8 @@ void GrammarMatcher::walk(uint32_t begin, uint32_t end, const Config& config, st
     const auto leaves = [&](const Config& c) {
       return c.below == StackMachine::kOpen && machine_.is_complete(c.top);
     };
-    if (exits != nullptr && node.end > i + 1 && std::any_of(next.begin(), next.end(), leaves)) exits->push_back(i);
+    if (exits != nullptr && node.end > i + 1 && std::any_of(next.begin(), next.end(), leaves))
+      exits->push_back(i);
     ++i;
   }
 }

@@ -38,10 +38,12 @@ class GrammarMatcher {
   void add_tokens(const Config& config, std::span<uint32_t> mask);
   std::shared_ptr<const FrameMask> mask_of(const Frame& frame);
   MaskCache::Key key_of(const Frame& frame) const;
-  void keep_exits(const std::vector<uint32_t>& words, const std::vector<uint32_t>& exits, FrameMask& mask) const;
+  void keep_exits(const std::vector<uint32_t>& words, const std::vector<uint32_t>& exits,
+                  FrameMask& mask) const;
   void walk_key(const ObjectRule& rule, int32_t state, std::vector<uint32_t>& words,
                 std::vector<FrameMask::Exit>& exits) const;
-  void walk_automaton(const ByteDfa& dfa, int32_t state, std::vector<uint32_t>& words, std::vector<uint32_t>& exits);
+  void walk_automaton(const ByteDfa& dfa, int32_t state, std::vector<uint32_t>& words,
+                      std::vector<uint32_t>& exits);
   void walk(uint32_t begin, uint32_t end, const Config& config, std::span<uint32_t> mask,
             std::vector<uint32_t>* exits);
 

@@ -65,14 +65,16 @@ Result<Decimal> Decimal::parse(std::string_view text) {
   std::string digits(text.substr(0, point));
   if (point < text.size()) digits += text.substr(point + 1);
   int64_t whole = static_cast<int64_t>(point) + exponent;  // digits before the point
-  if (std::max<int64_t>(whole, static_cast<int64_t>(digits.size())) - std::min<int64_t>(whole, 0) > kMaxDigits) {
+  if (std::max<int64_t>(whole, static_cast<int64_t>(digits.size())) - std::min<int64_t>(whole, 0) >
+      kMaxDigits) {
     return Error{ErrorCode::kUnsupported, fmt::format("a number of more than {} digits", kMaxDigits)};
   }
   if (whole < 0) {
     digits = std::string(static_cast<size_t>(-whole), '0') + digits;
     whole = 0;
   }
-  if (static_cast<size_t>(whole) > digits.size()) digits.append(static_cast<size_t>(whole) - digits.size(), '0');
+  if (static_cast<size_t>(whole) > digits.size())
+    digits.append(static_cast<size_t>(whole) - digits.size(), '0');
   out.whole = digits.substr(0, static_cast<size_t>(whole));
   out.fraction = digits.substr(static_cast<size_t>(whole));
   const size_t zeros = std::min(out.whole.find_first_not_of('0'), out.whole.size());
@@ -150,7 +152,9 @@ struct Comparison {
     if (read < bound.size()) ++read;
     if (order != 0) read = 0;
   }
-  int fraction_order(const std::string& bound) const { return order == 0 && read < bound.size() ? -1 : order; }
+  int fraction_order(const std::string& bound) const {
+    return order == 0 && read < bound.size() ? -1 : order;
+  }
 };
 
 // What one sign may be: low <= magnitude <= high.
@@ -274,7 +278,8 @@ class NumberBuilder {
   ByteDfaBuilder builder_;
 };
 
-// Digits after the one that leads to `before`, the `from`th: a bounded number, so that any reader can hold the value.
+// Digits after the one that leads to `before`, the `from`th: a bounded number, so that any reader can hold
+// the value.
 void add_more_digits(ByteDfaBuilder& b, int32_t before, int from) {
   for (int i = from; i < kMaxIntegerDigits; ++i) {
     const int32_t digit = b.add_state(0);
@@ -290,14 +295,16 @@ SharedDfa make_any_number() {
   constexpr int kWholeDigits = 100;
   const int32_t start = b.add_state(), minus = b.add_state(), zero = b.add_state(0);
   b.set(start, '-', minus);
-  const int32_t point = b.add_state(), fraction = b.add_state(0), point1 = b.add_state(), fraction1 = b.add_state(0);
+  const int32_t point = b.add_state(), fraction = b.add_state(0), point1 = b.add_state(),
+                fraction1 = b.add_state(0);
   b.set_range(point, '0', '9', fraction);
   b.set_range(fraction, '0', '9', fraction);
   b.set_range(point1, '0', '9', fraction1);
   b.set_range(fraction1, '0', '9', fraction1);
   const auto add_exponent = [&](std::initializer_list<int32_t> from, int hundreds) {
     const int32_t e = b.add_state(), sign = b.add_state(), one = b.add_state(0), two = b.add_state(0);
-    const int32_t last = b.add_state(0), any2 = b.add_state(0), tens3 = b.add_state(0), last7 = b.add_state(0);
+    const int32_t last = b.add_state(0), any2 = b.add_state(0), tens3 = b.add_state(0),
+                  last7 = b.add_state(0);
     for (int32_t f : from) {
       for (char c : {'e', 'E'}) b.set(f, static_cast<uint8_t>(c), e);
     }
@@ -308,7 +315,7 @@ SharedDfa make_any_number() {
       b.set_range(s, '1', static_cast<uint8_t>('0' + std::min(hundreds, 2)), any2);
       if (hundreds == 3) b.set(s, '3', tens3);
     }
-    b.set_range(one, '0', '9', two);   // two digits at most
+    b.set_range(one, '0', '9', two);  // two digits at most
     b.set_range(any2, '0', '9', last);
     b.set_range(last, '0', '9', two);
     b.set_range(tens3, '0', '9', two);

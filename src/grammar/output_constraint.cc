@@ -47,9 +47,11 @@ Result<OutputPlan> plan_output(const OutputRequest& request, GrammarCache& gramm
 OutputConstraint::OutputConstraint(OutputPlan plan, std::shared_ptr<MaskCache> cache)
     : plan_(std::move(plan)), cache_(std::move(cache)) {}
 
-Result<std::unique_ptr<OutputConstraint>> OutputConstraint::make(OutputPlan plan, std::shared_ptr<MaskCache> cache,
+Result<std::unique_ptr<OutputConstraint>> OutputConstraint::make(OutputPlan plan,
+                                                                 std::shared_ptr<MaskCache> cache,
                                                                  bool in_reasoning, std::string_view begun) {
-  KVASIR_CHECK(plan.mode == OutputPlan::Mode::kNoTools || plan.grammar != nullptr, "a plan without its grammar");
+  KVASIR_CHECK(plan.mode == OutputPlan::Mode::kNoTools || plan.grammar != nullptr,
+               "a plan without its grammar");
   KVASIR_CHECK(!in_reasoning || begun.empty(), "an answer has begun inside the reasoning");
   if (in_reasoning && cache->vocabulary().end_think() < 0) {
     return Error{ErrorCode::kInvalid, "the tokenizer has no token that ends a reasoning"};
@@ -62,7 +64,8 @@ Result<std::unique_ptr<OutputConstraint>> OutputConstraint::make(OutputPlan plan
   c->begin_answer();
   c->after_less_ = begun.ends_with('<');
   if (c->state_ == State::kGrammar && !begun.empty() && !c->matcher_->accept_bytes(begun)) {
-    return Error{ErrorCode::kInvalid, "the text that the answer begins with does not fit the response format"};
+    return Error{ErrorCode::kInvalid,
+                 "the text that the answer begins with does not fit the response format"};
   }
   return c;
 }

@@ -6,10 +6,10 @@
 //       └──────────────────────────────────────────────────────┘
 //             a format or a tool call is demanded
 //
-// Reasoning is free text, tool blocks in it included (PAR-4), but cannot end the completion while something is
-// demanded. In text ｜DSML｜ may stand only after '<', where it opens a block (PAR-9). Inside the grammar every
-// added token but ｜DSML｜ is banned. Where no tools are offered ｜DSML｜ is banned everywhere.
-// One per completion, used by the engine thread. Source: protocol.md 2.1 (block C), 3, THK-4, ENC-10.
+// Reasoning is free text, tool blocks in it included (PAR-4), but cannot end the completion while something
+// is demanded. In text ｜DSML｜ may stand only after '<', where it opens a block (PAR-9). Inside the grammar
+// every added token but ｜DSML｜ is banned. Where no tools are offered ｜DSML｜ is banned everywhere. One per
+// completion, used by the engine thread. Source: protocol.md 2.1 (block C), 3, THK-4, ENC-10.
 #pragma once
 
 #include <memory>
@@ -28,7 +28,7 @@ namespace kvasir {
 // What a request wants of a completion, in neutral words.
 struct OutputRequest {
   enum class ToolUse {
-    kNone,      // no tools, or tool_choice none
+    kNone,  // no tools, or tool_choice none
     kAuto,
     kRequired,  // at least one call, straight after the reasoning
     kNamed,     // the same, of `named_tool` only
@@ -72,7 +72,8 @@ class OutputConstraint final : public TokenConstraint {
   bool restrict(std::span<uint32_t> mask) override;
   void accept(int32_t token) override;
 
-  // A token came that was not allowed (tokens can be forced, see Request::script); nothing is constrained since.
+  // A token came that was not allowed (tokens can be forced, see Request::script); nothing is constrained
+  // since.
   bool derailed() const { return state_ == State::kDerailed; }
   // The text is under the grammar now.
   bool in_grammar() const { return state_ == State::kGrammar; }

@@ -12,7 +12,8 @@ OutputRequest with_tools(ToolUse use) {
   OutputRequest request;
   request.tool_use = use;
   request.named_tool = "b";
-  request.tools = {{parse_json(R"({"name":"a"})"), "/tools/0", true}, {parse_json(R"({"name":"b"})"), "/tools/1", true}};
+  request.tools = {{parse_json(R"({"name":"a"})"), "/tools/0", true},
+                   {parse_json(R"({"name":"b"})"), "/tools/1", true}};
   return request;
 }
 
@@ -94,7 +95,8 @@ TEST(OutputConstraint, RequiredGoesStraightToTheBlock) {
 
 TEST(OutputConstraint, NamedTakesOnlyThatTool) {
   EXPECT_TRUE(Completion(with_tools(ToolUse::kNamed)).feed(kCallOfB));
-  EXPECT_FALSE(Completion(with_tools(ToolUse::kNamed)).feed("\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"a\">"));
+  EXPECT_FALSE(
+      Completion(with_tools(ToolUse::kNamed)).feed("\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"a\">"));
   GrammarCache grammars;
   OutputRequest unknown = with_tools(ToolUse::kNamed);
   unknown.named_tool = "c";

@@ -14,15 +14,15 @@ namespace {
 
 constexpr size_t kMaxNfaStates = 20000;
 constexpr size_t kMaxDfaStates = 4000;
-constexpr size_t kMaxNfaCalls = 100000;      // `(){5000}` in itself makes no state and takes time
+constexpr size_t kMaxNfaCalls = 100000;        // `(){5000}` in itself makes no state and takes time
 constexpr size_t kMaxSubsetWork = 20'000'000;  // visits of a state or an edge: well under a second
 
 struct NfaState {
-  std::vector<int32_t> free;   // edges that read nothing
-  int32_t at_begin = -1;       // such an edge, only at the start of the text
-  int32_t at_end = -1;         // only at the end
+  std::vector<int32_t> free;  // edges that read nothing
+  int32_t at_begin = -1;      // such an edge, only at the start of the text
+  int32_t at_end = -1;        // only at the end
   CodePointSet set = {};
-  int32_t to = -1;             // after one of `set`
+  int32_t to = -1;  // after one of `set`
 };
 
 class Nfa {

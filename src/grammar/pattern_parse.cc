@@ -17,8 +17,16 @@ constexpr uint32_t kEndOfPattern = UINT32_MAX;
 CodePointSet digits() { return {{'0', '9'}}; }
 CodePointSet word() { return normalized({{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}}); }
 CodePointSet blanks() {  // WhiteSpace and LineTerminator of ECMA-262
-  return normalized({{9, 13}, {32, 32}, {0xa0, 0xa0}, {0x1680, 0x1680}, {0x2000, 0x200a}, {0x2028, 0x2029},
-                     {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000}, {0xfeff, 0xfeff}});
+  return normalized({{9, 13},
+                     {32, 32},
+                     {0xa0, 0xa0},
+                     {0x1680, 0x1680},
+                     {0x2000, 0x200a},
+                     {0x2028, 0x2029},
+                     {0x202f, 0x202f},
+                     {0x205f, 0x205f},
+                     {0x3000, 0x3000},
+                     {0xfeff, 0xfeff}});
 }
 CodePointSet line_ends() { return normalized({{10, 10}, {13, 13}, {0x2028, 0x2029}}); }
 
@@ -49,7 +57,8 @@ class PatternParser {
     return {ErrorCode::kInvalid, fmt::format("{} at character {} of the pattern", what, at_)};
   }
   Error unsupported(std::string_view what) const {
-    return {ErrorCode::kUnsupported, fmt::format("{} (character {} of the pattern) is not supported", what, at_)};
+    return {ErrorCode::kUnsupported,
+            fmt::format("{} (character {} of the pattern) is not supported", what, at_)};
   }
 
   Result<PatternNode> choice(int nesting) {

@@ -1,8 +1,8 @@
 // SchemaDocument: a JSON Schema as a client sent it, read into facts; and the check of a value against it.
 //
-// Every keyword is understood, an annotation (ignored on purpose), or refused with its JSON pointer; nothing is
-// dropped. docs/grammar.md has the table. Schemas are read when first asked for, so a definition that nothing
-// refers to is never looked at. Values only; one thread at a time.
+// Every keyword is understood, an annotation (ignored on purpose), or refused with its JSON pointer; nothing
+// is dropped. docs/grammar.md has the table. Schemas are read when first asked for, so a definition that
+// nothing refers to is never looked at. Values only; one thread at a time.
 #pragma once
 
 #include <map>
@@ -34,7 +34,7 @@ enum JsonTypes : uint32_t {
 
 // A schema object's own keywords. Subschemas are named by their value in the document.
 struct Schema {
-  std::string path;  // JSON pointer, for messages
+  std::string path;    // JSON pointer, for messages
   bool never = false;  // the schema `false`
 
   uint32_t types = kAllTypes;
@@ -66,14 +66,14 @@ struct Schema {
 
 // What a schema may cost. Hostile ones end at one of these with kUnsupported.
 struct SchemaLimits {
-  size_t max_depth = 100;                // schemas inside one another
-  size_t max_schemas = 20'000;           // read
-  size_t max_alternatives = 256;         // of one value, after anyOf is multiplied out
-  size_t max_steps = 200'000;            // of multiplying out, in all
-  size_t max_nodes = 20'000;             // different values in the grammar
-  size_t max_text_states = 20'000;       // of one automaton
-  size_t max_states = 400'000;           // of all
-  size_t max_length = 4096;              // minLength, maxLength beside a pattern
+  size_t max_depth = 100;           // schemas inside one another
+  size_t max_schemas = 20'000;      // read
+  size_t max_alternatives = 256;    // of one value, after anyOf is multiplied out
+  size_t max_steps = 200'000;       // of multiplying out, in all
+  size_t max_nodes = 20'000;        // different values in the grammar
+  size_t max_text_states = 20'000;  // of one automaton
+  size_t max_states = 400'000;      // of all
+  size_t max_length = 4096;         // minLength, maxLength beside a pattern
 };
 
 class SchemaDocument {
@@ -95,7 +95,9 @@ class SchemaDocument {
 
   // Whether `value` is valid against the schema, everything it refers to included.
   Result<bool> admits(const JsonValue* schema, const JsonValue& value);
-  // Only its own keywords and what they say of children; not allOf, anyOf, oneOf, $ref.
+  // Whether enum and const list it.
+  Result<bool> admits_listed(const Schema& schema, const JsonValue& value);
+  // Its other own keywords and what they say of children; not allOf, anyOf, oneOf, $ref.
   Result<bool> admits_own(const Schema& schema, const JsonValue& value);
 
  private:
@@ -113,7 +115,7 @@ class SchemaDocument {
   std::unordered_map<const JsonValue*, std::unique_ptr<Schema>> schemas_;
   std::map<std::string, std::shared_ptr<const CodePointDfa>, std::less<>> patterns_;
   size_t pattern_states_ = 0;
-  size_t checks_ = 0;       // of a value against a schema
+  size_t checks_ = 0;  // of a value against a schema
   size_t check_depth_ = 0;
 };
 

@@ -12,6 +12,11 @@ namespace {
 constexpr size_t kMaxChecks = 2'000'000;
 constexpr size_t kMaxCheckDepth = 400;
 
+Error too_long(const Schema& schema) {
+  return {ErrorCode::kUnsupported,
+          fmt::format("{}: the values of enum or const take too long to check", schema.path)};
+}
+
 }  // namespace
 
 uint32_t type_of(const JsonValue& value) {
@@ -46,7 +51,8 @@ bool equal(const JsonValue& a, const JsonValue& b) {
     case JsonValue::Kind::kString:
       return a.as_string() == b.as_string();
     case JsonValue::Kind::kArray:
-      return std::equal(a.as_array().begin(), a.as_array().end(), b.as_array().begin(), b.as_array().end(), equal);
+      return std::equal(a.as_array().begin(), a.as_array().end(), b.as_array().begin(), b.as_array().end(),
+                        equal);
     case JsonValue::Kind::kObject:
       return a.as_object().size() == b.as_object().size() &&
              std::all_of(a.as_object().begin(), a.as_object().end(), [&](const JsonValue::Member& m) {
@@ -66,15 +72,14 @@ const JsonValue* Schema::property(std::string_view name) const {
 
 Result<bool> SchemaDocument::admits(const JsonValue* value_schema, const JsonValue& value) {
   KVASIR_TRY(const Schema* schema, read(value_schema));
-  if (++checks_ > kMaxChecks || check_depth_ > kMaxCheckDepth) {
-    return Error{ErrorCode::kUnsupported, fmt::format("{}: the values of enum or const take too long to check",
-                                                      schema->path)};
-  }
+  if (++checks_ > kMaxChecks || check_depth_ > kMaxCheckDepth) return too_long(*schema);
   ++check_depth_;
   struct Leave {
     size_t& depth;
     ~Leave() { --depth; }
   } leave{check_depth_};
+  KVASIR_TRY(const bool listed, admits_listed(*schema, value));
+  if (!listed) return false;
   KVASIR_TRY(const bool own, admits_own(*schema, value));
   if (!own) return false;
   if (schema->ref != nullptr) {
@@ -84,16 +89,26 @@ Result<bool> SchemaDocument::admits(const JsonValue* value_schema, const JsonVal
   KVASIR_TRY(const size_t all, count_matches(schema->all_of, value));
   KVASIR_TRY(const size_t any, count_matches(schema->any_of, value));
   KVASIR_TRY(const size_t one, count_matches(schema->one_of, value));
-  return all == schema->all_of.size() && (schema->any_of.empty() || any > 0) && (schema->one_of.empty() || one == 1);
+  return all == schema->all_of.size() && (schema->any_of.empty() || any > 0) &&
+         (schema->one_of.empty() || one == 1);
 }
 
-Result<size_t> SchemaDocument::count_matches(const std::vector<const JsonValue*>& schemas, const JsonValue& value) {
+Result<size_t> SchemaDocument::count_matches(const std::vector<const JsonValue*>& schemas,
+                                             const JsonValue& value) {
   size_t count = 0;
   for (const JsonValue* schema : schemas) {
     KVASIR_TRY(const bool match, admits(schema, value));
     count += match ? 1 : 0;
   }
   return count;
+}
+
+Result<bool> SchemaDocument::admits_listed(const Schema& schema, const JsonValue& value) {
+  if (!schema.values) return true;
+  checks_ += schema.values->size();
+  if (checks_ > kMaxChecks) return too_long(schema);
+  return std::any_of(schema.values->begin(), schema.values->end(),
+                     [&](const JsonValue& v) { return equal(v, value); });
 }
 
 Result<bool> SchemaDocument::admits_own(const Schema& schema, const JsonValue& value) {
@@ -104,10 +119,6 @@ Result<bool> SchemaDocument::admits_own(const Schema& schema, const JsonValue& v
   }
   const bool whole = number && number->fraction.empty();
   if ((schema.types & type_of(value)) == 0 && !(whole && (schema.types & kIntegerType) != 0)) return false;
-  if (schema.values && std::none_of(schema.values->begin(), schema.values->end(),
-                                    [&](const JsonValue& v) { return equal(v, value); })) {
-    return false;
-  }
   if (number) return kvasir::admits(schema.bounds, *number);
   if (value.is_string()) {
     const size_t length = count_code_points(value.as_string());

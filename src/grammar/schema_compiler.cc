@@ -71,12 +71,14 @@ Result<std::vector<SchemaCompiler::Alternative>> SchemaCompiler::alternatives(co
       const auto too_many = [&](std::string_view what) {
         return Error{ErrorCode::kUnsupported, fmt::format("{}: {}", schema->path, what)};
       };
-      if (++steps_ > document_.limits().max_steps || out.size() + partials.size() > document_.limits().max_alternatives) {
+      if (++steps_ > document_.limits().max_steps ||
+          out.size() + partials.size() > document_.limits().max_alternatives) {
         return too_many("too many combinations of alternatives");
       }
       size_t length = 0;
       for (int32_t t = item.from; t >= 0; t = trail[static_cast<size_t>(t)].second) {
-        if (trail[static_cast<size_t>(t)].first == item.schema) return too_many("the schema refers to itself in place");
+        if (trail[static_cast<size_t>(t)].first == item.schema)
+          return too_many("the schema refers to itself in place");
         if (++length > document_.limits().max_depth) return too_many("too many schemas in one place");
       }
       if (schema->never) dead = true;

@@ -1,12 +1,12 @@
 // SchemaCompiler: a JSON Schema becomes values of a grammar.
 //
 // A value of the grammar stands for a set of schemas that must all hold. Its $ref, allOf, anyOf and oneOf are
-// multiplied out into alternatives, each a set of plain schemas; these are split by JSON type and merged: bounds
-// tightened, automata intersected, and each property's or item's own set of schemas compiled in turn. Equal sets
-// are one value, so recursive schemas end.
+// multiplied out into alternatives, each a set of plain schemas; these are split by JSON type and merged:
+// bounds tightened, automata intersected, and each property's or item's own set of schemas compiled in turn.
+// Equal sets are one value, so recursive schemas end.
 //
-// oneOf is honoured as anyOf after a proof that its branches exclude each other: the value of each two branches
-// together is compiled as well, and must have no text. One thread; lives as long as one compilation.
+// oneOf is honoured as anyOf after a proof that its branches exclude each other: the value of each two
+// branches together is compiled as well, and must have no text. One thread; lives as long as one compilation.
 #pragma once
 
 #include <map>
@@ -31,12 +31,13 @@ enum class ValueMode {
 class SchemaCompiler {
  public:
   // Both outlive the compiler.
-  SchemaCompiler(SchemaDocument& document, GrammarBuilder& builder) : document_(document), builder_(builder) {}
+  SchemaCompiler(SchemaDocument& document, GrammarBuilder& builder)
+      : document_(document), builder_(builder) {}
 
   // The value of one schema of the document, with everything below it.
   Result<uint32_t> compile(const JsonValue* schema, ValueMode mode);
-  // The parameters of a tool: an object rule for each alternative of the schema, with a raw and a JSON value for
-  // each property. Keys of no property are taken only where `additionalProperties` says so.
+  // The parameters of a tool: an object rule for each alternative of the schema, with a raw and a JSON value
+  // for each property. Keys of no property are taken only where `additionalProperties` says so.
   Result<std::vector<uint32_t>> compile_parameters(const JsonValue* schema);
   // After GrammarBuilder::settle(): whether each oneOf was one.
   Status check_exclusive() const;

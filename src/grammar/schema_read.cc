@@ -13,10 +13,9 @@ namespace {
 
 // They say nothing about which values are valid.
 constexpr std::string_view kAnnotations[] = {
-    "title",       "description",   "default",    "example",         "examples",         "deprecated",
-    "readOnly",    "writeOnly",     "$schema",    "$comment",        "definitions",      "$defs",
-    "$anchor",     "contentEncoding", "contentMediaType", "contentSchema", "markdownDescription",
-    "enumDescriptions", "enumNames", "nullable", "$vocabulary"};
+    "title",    "description",         "default",          "example",   "examples",    "deprecated",
+    "readOnly", "writeOnly",           "$schema",          "$comment",  "definitions", "$defs",
+    "$anchor",  "markdownDescription", "enumDescriptions", "enumNames", "nullable"};
 
 }  // namespace
 
@@ -45,8 +44,8 @@ class SchemaReader {
   }
   Error unsupported(std::string_view what) const { return error(ErrorCode::kUnsupported, what); }
   Error wrong(std::string_view key, std::string_view wanted, const JsonValue& seen) const {
-    return {ErrorCode::kInvalid, fmt::format("{}: expected {}, got {}", key.empty() ? schema_.path : at(key), wanted,
-                                             json_kind_name(seen.kind()))};
+    return {ErrorCode::kInvalid, fmt::format("{}: expected {}, got {}", key.empty() ? schema_.path : at(key),
+                                             wanted, json_kind_name(seen.kind()))};
   }
 
   Status keyword(const std::string& key, const JsonValue& value) {
@@ -160,14 +159,16 @@ class SchemaReader {
     if (key == "format") {
       if (const auto bounds = format_bounds(pattern)) return add_bounds(*bounds);
       pattern = format_pattern(pattern);
-      if (pattern.empty()) return unsupported(fmt::format("the format '{}' is not supported", value.as_string()));
+      if (pattern.empty())
+        return unsupported(fmt::format("the format '{}' is not supported", value.as_string()));
     }
     auto known = document_.patterns_.find(pattern);
     if (known == document_.patterns_.end()) {
       auto dfa = pattern_dfa(pattern);
       if (!dfa) return error(dfa.error().code, dfa.error().message);
       document_.pattern_states_ += dfa->states.size();
-      if (document_.pattern_states_ > document_.limits_.max_states) return unsupported("too many patterns in all");
+      if (document_.pattern_states_ > document_.limits_.max_states)
+        return unsupported("too many patterns in all");
       known = document_.patterns_.emplace(pattern, std::make_shared<CodePointDfa>(*std::move(dfa))).first;
     }
     schema_.patterns.push_back(known->second);
@@ -224,7 +225,8 @@ class SchemaReader {
     bounds.above_min = key == "exclusiveMinimum";
     bounds.below_max = key == "exclusiveMaximum";
     if (key == "multipleOf") {
-      if (number->negative || number->is_zero()) return error(ErrorCode::kInvalid, "expected a number above zero");
+      if (number->negative || number->is_zero())
+        return error(ErrorCode::kInvalid, "expected a number above zero");
       bounds.multiple_of = *number;
     }
     return add_bounds(bounds);
@@ -251,7 +253,8 @@ Result<const Schema*> SchemaDocument::read(const JsonValue* value) {
   auto schema = std::make_unique<Schema>();
   schema->path = paths_[value];
   if (schemas_.size() >= limits_.max_schemas) {
-    return Error{ErrorCode::kUnsupported, fmt::format("{}: more than {} schemas", schema->path, limits_.max_schemas)};
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("{}: more than {} schemas", schema->path, limits_.max_schemas)};
   }
   KVASIR_TRY_STATUS(SchemaReader(*this, *value, *schema).read());
   return schemas_.emplace(value, std::move(schema)).first->second.get();
@@ -279,8 +282,10 @@ Result<const JsonValue*> SchemaDocument::resolve(std::string_view reference, con
     if (fragment.empty()) fragment = "#";
   }
   if (fragment != "#" && !fragment.starts_with("#/")) {
-    return Error{ErrorCode::kUnsupported, fmt::format("{}: only references into the same schema (\"#/...\") are "
-                                                      "supported, not '{}'", from, reference)};
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("{}: only references into the same schema (\"#/...\") are "
+                             "supported, not '{}'",
+                             from, reference)};
   }
   const JsonValue* value = &root_;
   std::string path = paths_[&root_];
@@ -308,7 +313,8 @@ Result<const JsonValue*> SchemaDocument::resolve(std::string_view reference, con
       const size_t index = std::stoul(key);
       if (index < value->as_array().size()) next = &value->as_array()[index];
     }
-    if (next == nullptr) return Error{ErrorCode::kInvalid, fmt::format("{}: nothing is at '{}'", from, reference)};
+    if (next == nullptr)
+      return Error{ErrorCode::kInvalid, fmt::format("{}: nothing is at '{}'", from, reference)};
     value = next;
     path = pointer(path, key);
     i = end;

@@ -1,6 +1,6 @@
-// The public JSON-Schema test suite, as Debian installs it, for drafts 6 and 7: for each schema that compiles,
-// valid instances must be produced in every usual layout and invalid ones in none; what does not compile must be
-// refused with its place, and is counted.
+// The public JSON-Schema test suite, as Debian installs it, for drafts 6 and 7: for each schema that
+// compiles, valid instances must be produced in every usual layout and invalid ones in none; what does not
+// compile must be refused with its place, and is counted.
 #include <fmt/core.h>
 
 #include <filesystem>
@@ -8,7 +8,8 @@
 #include <iterator>
 #include <set>
 
-#include "grammar/grammar_test_data.h"
+#include "grammar/random_text_test.h"
+#include "grammar/schema_validator_test.h"
 
 namespace kvasir {
 namespace {
@@ -16,7 +17,8 @@ namespace {
 namespace fs = std::filesystem;
 
 // One spelling for a value: whole numbers without fraction, since 1.0 is 1.
-std::string layout(const JsonValue& value, const std::string& comma, const std::string& colon, int indent, int level) {
+std::string layout(const JsonValue& value, const std::string& comma, const std::string& colon, int indent,
+                   int level) {
   const std::string inner = indent > 0 ? fmt::format("\n{:{}}", "", indent * (level + 1)) : "";
   const std::string outer = indent > 0 ? fmt::format("\n{:{}}", "", indent * level) : "";
   std::string out;
@@ -35,7 +37,8 @@ std::string layout(const JsonValue& value, const std::string& comma, const std::
   }
   if (value.is_number()) {
     const auto number = Decimal::parse(value.dump());
-    if (number && number->fraction.empty()) return fmt::format("{}{}", number->negative ? "-" : "", number->whole);
+    if (number && number->fraction.empty())
+      return fmt::format("{}{}", number->negative ? "-" : "", number->whole);
   }
   return value.dump();
 }
@@ -49,9 +52,35 @@ std::vector<std::string> layouts(const JsonValue& value) {
 // Siblings of $ref count, as they do since draft 2019-09.
 const std::set<std::string> kOtherReading = {"ref.json: ref overrides any sibling keywords"};
 
+// Whether the tokens of `text` are allowed one after the other, and then the end.
+bool is_producible(const SharedGrammar& grammar, const std::string& text) {
+  GrammarMatcher matcher(grammar, shared_cache());
+  std::vector<uint32_t> mask(v4_vocabulary()->mask_words());
+  std::vector<TokenId> tokens = v4_tokenizer().encode(text);
+  tokens.push_back(v4_vocabulary()->eos());
+  for (TokenId token : tokens) {
+    matcher.fill_mask(mask);
+    if ((mask[static_cast<size_t>(token) / 32] >> (token % 32) & 1) == 0) return false;
+    if (token != v4_vocabulary()->eos() && !matcher.accept(token)) return false;
+  }
+  return true;
+}
+
 struct Counts {
-  int schemas = 0, refused = 0, valid = 0, invalid = 0;
+  int walks = 0, finished = 0, schemas = 0, refused = 0, valid = 0, invalid = 0;
 };
+
+// What the grammar lets through is valid, by a validator that knows nothing of it.
+void walk(const SharedGrammar& grammar, const JsonValue& schema, const std::string& name, Counts& counts) {
+  std::mt19937 random(5);
+  for (size_t i = 0; i < 3; ++i) {
+    ++counts.walks;
+    const auto text = random_text(grammar, random, 2 + i * 5);
+    if (!text) continue;
+    ++counts.finished;
+    EXPECT_TRUE(is_valid(*text, schema.dump())) << name << "\n  " << *text << "\n  " << schema.dump();
+  }
+}
 
 void run_file(const fs::path& file, Counts& counts, std::vector<std::string>& refusals) {
   std::ifstream in(file);
@@ -72,14 +101,17 @@ void run_file(const fs::path& file, Counts& counts, std::vector<std::string>& re
       }
       ++counts.refused;
       EXPECT_EQ(grammar.error().code, ErrorCode::kUnsupported) << name;
-      EXPECT_NE(grammar.error().message.find(": "), std::string::npos) << name << ": " << grammar.error().message;
+      EXPECT_NE(grammar.error().message.find(": "), std::string::npos)
+          << name << ": " << grammar.error().message;
       refusals.push_back(name + " -> " + grammar.error().message);
       continue;
     }
+    walk(*grammar, *group.find("schema"), name, counts);
     for (const JsonValue& test : group.find("tests")->as_array()) {
       const JsonValue& data = *test.find("data");
       const bool valid = test.find("valid")->as_bool();
       ++(valid ? counts.valid : counts.invalid);
+      EXPECT_EQ(is_producible(*grammar, layouts(data)[0]), valid) << name << "\n  " << data.dump();
       for (const std::string& spelling : layouts(data)) {
         EXPECT_EQ(takes(*grammar, spelling), valid)
             << name << "\n  " << test.find("description")->as_string() << "\n  " << spelling << "\n  schema "
@@ -99,8 +131,9 @@ void run_folder(const std::string& folder_name, Counts& counts, std::vector<std:
 }
 
 void report(const Counts& counts, std::vector<std::string>& refusals) {
-  fmt::print("{} schemas, {} refused, {} valid and {} invalid instances\n", counts.schemas, counts.refused, counts.valid,
-             counts.invalid);
+  fmt::print("{} schemas, {} refused, {} valid and {} invalid instances, {} random texts\n", counts.schemas,
+             counts.refused, counts.valid, counts.invalid, counts.finished);
+  EXPECT_GT(counts.finished * 10, counts.walks * 8);
   std::sort(refusals.begin(), refusals.end());
   for (const std::string& r : refusals) fmt::print("  {}\n", r);
 }

@@ -1,5 +1,6 @@
-// A second, independent reading of JSON Schema for tests: nlohmann's JSON, PCRE2's patterns, doubles. It shares no
-// code with the room and knows just the keywords that the tests' schemas use; any other fails the test.
+// A second, independent reading of JSON Schema for tests: nlohmann's JSON, PCRE2's patterns, doubles. It
+// shares no code with the room and knows just the keywords that the tests' schemas use; any other fails the
+// test.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -22,6 +23,13 @@ class SchemaValidator {
 
  private:
   using Json = nlohmann::json;
+
+  const Json& referred(std::string reference) const {
+    for (size_t at; (at = reference.find('%')) != std::string::npos;) {
+      reference.replace(at, 3, 1, static_cast<char>(std::stoi(reference.substr(at + 1, 2), nullptr, 16)));
+    }
+    return root_.at(Json::json_pointer(reference.substr(1)));
+  }
 
   static bool matches(const std::string& pattern, const std::string& text) {
     int code = 0;
@@ -69,8 +77,11 @@ class SchemaValidator {
   }
 
   bool keyword(const Json& v, const Json& s, const std::string& key, const Json& rule) const {
-    if (key == "$defs" || key == "definitions" || key == "description") return true;
-    if (key == "$ref") return valid(v, root_.at(Json::json_pointer(rule.get<std::string>().substr(1))));
+    if (key == "$defs" || key == "definitions" || key == "description" || key == "default" || key == "$id" ||
+        key == "$comment" || key == "$schema") {
+      return true;
+    }
+    if (key == "$ref") return valid(v, referred(rule));
     if (key == "type") {
       if (rule.is_string()) return of_type(v, rule);
       return std::any_of(rule.begin(), rule.end(), [&](const Json& t) { return of_type(v, t); });
@@ -102,10 +113,13 @@ class SchemaValidator {
   }
 
   bool array_keyword(const Json& v, const Json& s, const std::string& key, const Json& rule) const {
-    const size_t prefix = s.contains("prefixItems") ? s["prefixItems"].size() : 0;
+    const bool old_form = s.contains("items") && s["items"].is_array();
+    const Json none = Json::array();
+    const Json& prefix = old_form ? s["items"] : s.contains("prefixItems") ? s["prefixItems"] : none;
     for (size_t i = 0; i < v.size(); ++i) {
-      if (key == "prefixItems" && i < prefix && !valid(v[i], rule[i])) return false;
-      if (key == "items" && i >= prefix && !valid(v[i], rule)) return false;
+      if (&rule == &prefix && i < prefix.size() && !valid(v[i], rule[i])) return false;
+      const bool of_rest = old_form ? key == "additionalItems" : key == "items";
+      if (of_rest && i >= prefix.size() && !valid(v[i], rule)) return false;
     }
     return true;
   }
@@ -113,7 +127,8 @@ class SchemaValidator {
   bool object_keyword(const Json& v, const Json& s, const std::string& key, const Json& rule) const {
     if (!v.is_object()) return true;
     if (key == "required") {
-      return std::all_of(rule.begin(), rule.end(), [&](const Json& name) { return v.contains(name.get<std::string>()); });
+      return std::all_of(rule.begin(), rule.end(),
+                         [&](const Json& name) { return v.contains(name.get<std::string>()); });
     }
     for (const auto& [name, member] : v.items()) {
       const bool known = s.contains("properties") && s["properties"].contains(name);

@@ -43,7 +43,13 @@ Status SchemaCompiler::add_alternative(const Alternative& alternative, const Key
     for (const JsonValue& v : *listed->values) {
       bool ok = (types & type_of(v)) != 0 || (v.is_number() && (types & kIntegerType) != 0);
       for (size_t i = 0; i < alternative.schemas.size() && ok; ++i) {
-        KVASIR_TRY(ok, document_.admits_own(*alternative.schemas[i], v));
+        const Schema& s = *alternative.schemas[i];
+        if (&s != listed) {
+          KVASIR_TRY(ok, document_.admits_listed(s, v));
+        }
+        if (ok) {
+          KVASIR_TRY(ok, document_.admits_own(s, v));
+        }
       }
       if (ok) values.push_back(v);
     }
@@ -56,7 +62,8 @@ Status SchemaCompiler::add_alternative(const Alternative& alternative, const Key
     words.add_word("false");
   }
   if (words.num_states() > 0) builder_.add_dfa(value, words.finish());
-  if ((types & kIntegerType) != 0) KVASIR_TRY_STATUS(add_number(alternative, (types & kNumberType) == 0, value));
+  if ((types & kIntegerType) != 0)
+    KVASIR_TRY_STATUS(add_number(alternative, (types & kNumberType) == 0, value));
   if ((types & kStringType) != 0) KVASIR_TRY_STATUS(add_string(alternative, key.mode, value));
   if ((types & kArrayType) != 0) KVASIR_TRY_STATUS(add_array(alternative, key.probe, value));
   if ((types & kObjectType) != 0) KVASIR_TRY_STATUS(add_object(alternative, key.probe, value));
@@ -139,8 +146,10 @@ Result<CodePointDfa> SchemaCompiler::text_of(const Alternative& alternative) {
   const std::string path = alternative.schemas.empty() ? "" : alternative.schemas.back()->path;
   if (min > 0 || max != kUnbounded) {
     if ((max == kUnbounded ? min : max) > document_.limits().max_length) {
-      return Error{ErrorCode::kUnsupported, fmt::format("{}: a length above {} beside a pattern or format", path,
-                                                        document_.limits().max_length)};
+      return Error{ErrorCode::kUnsupported,
+                   fmt::format("{}: a length above {} beside a pattern or format",
+                               pointer(path, max == kUnbounded ? "minLength" : "maxLength"),
+                               document_.limits().max_length)};
     }
     text = text_of_length(min, max);
   }
@@ -165,7 +174,8 @@ Status SchemaCompiler::add_string(const Alternative& alternative, ValueMode mode
   }
   if (has_pattern) {
     KVASIR_TRY(const CodePointDfa text, text_of(alternative));
-    return builder_.add_text(value, text, raw ? TextForm::kRaw : TextForm::kJson, alternative.schemas.back()->path);
+    return builder_.add_text(value, text, raw ? TextForm::kRaw : TextForm::kJson,
+                             alternative.schemas.back()->path);
   }
   const AnyText& any = raw ? any_raw_text() : any_json_string();
   lengths.dfa = any.dfa;
@@ -195,7 +205,8 @@ Result<CodePointDfa> SchemaCompiler::names_allowed(const JsonValue* schema) {
   std::vector<std::string> names;
   for (const JsonValue& name : *listed) {
     KVASIR_TRY(const bool ok, document_.admits(schema, name));
-    if (ok && std::find(names.begin(), names.end(), name.as_string()) == names.end()) names.push_back(name.as_string());
+    if (ok && std::find(names.begin(), names.end(), name.as_string()) == names.end())
+      names.push_back(name.as_string());
   }
   CodePointDfa dfa = names_and_rest(names);
   for (auto& state : dfa.states) {
@@ -255,7 +266,8 @@ Result<ObjectRule::Value> SchemaCompiler::child(Schemas schemas, bool probe, boo
   return out;
 }
 
-Result<ObjectDraft> SchemaCompiler::object_draft(const Alternative& alternative, bool probe, bool parameters) {
+Result<ObjectDraft> SchemaCompiler::object_draft(const Alternative& alternative, bool probe,
+                                                 bool parameters) {
   ObjectDraft draft;
   draft.form = parameters ? TextForm::kName : TextForm::kKey;
   std::map<std::string, size_t> places;
@@ -300,17 +312,20 @@ Status SchemaCompiler::add_names(const Alternative& alternative, ObjectDraft& dr
   if (counts && draft.other.json != kNoNode && draft.max_properties > 0) {
     KVASIR_TRY(const bool none, says_no_other(alternative));
     if (!none) {
-      return Error{ErrorCode::kUnsupported,
-                   fmt::format("{}: minProperties or maxProperties without additionalProperties: false", draft.path)};
+      return Error{
+          ErrorCode::kUnsupported,
+          fmt::format("{}: this is supported only beside \"additionalProperties\": false",
+                      pointer(draft.path, draft.min_properties > 1 ? "minProperties" : "maxProperties"))};
     }
   }
   std::shared_ptr<CodePointDfa> names;
   if (draft.form == TextForm::kName) names = std::make_shared<CodePointDfa>(tag_names());
   for (ObjectDraft::Property& p : draft.properties) {
     if (draft.form != TextForm::kName || names->label_of(p.name) != CodePointDfa::kNone) continue;
-    return Error{ErrorCode::kUnsupported,
-                 fmt::format("{}: a parameter name cannot be empty or hold '\"', '<', '>' or a control character",
-                             pointer(pointer(draft.path, "properties"), p.name))};
+    return Error{
+        ErrorCode::kUnsupported,
+        fmt::format("{}: a parameter name cannot be empty or hold '\"', '<', '>' or a control character",
+                    pointer(pointer(draft.path, "properties"), p.name))};
   }
   for (const Schema* s : alternative.schemas) {
     if (s->names == nullptr) continue;
@@ -325,6 +340,16 @@ Status SchemaCompiler::add_names(const Alternative& alternative, ObjectDraft& dr
     names = std::make_shared<CodePointDfa>(std::move(allowed));
   }
   draft.other_names = std::move(names);
+  if (draft.other_names == nullptr) return {};
+  // With every allowed name a property's, there are no other keys.
+  std::vector<std::string> taken;
+  for (const ObjectDraft::Property& p : draft.properties) taken.push_back(p.name);
+  const auto only_rest = [&](int32_t name, int32_t) {
+    return name == static_cast<int32_t>(taken.size()) ? 0 : CodePointDfa::kNone;
+  };
+  KVASIR_TRY(const CodePointDfa rest, intersect(names_and_rest(taken), *draft.other_names, only_rest,
+                                                builder_.limits().max_text_states));
+  if (rest.states.empty()) draft.other = {};
   return {};
 }
 

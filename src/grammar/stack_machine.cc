@@ -1,8 +1,9 @@
 // Frames of automata, objects and arrays, and the stacks below them. Tool blocks are in block_machine.cc.
 //
-// A frame is popped late: when it is complete and a symbol comes that it cannot take, or also can, the symbol is
-// offered to what waits below as well. So "12" needs no look-ahead to know whether the number goes on. A value is
-// entered early, as soon as it may begin, so that its frame is on top and its mask is found under its own name.
+// A frame is popped late: when it is complete and a symbol comes that it cannot take, or also can, the symbol
+// is offered to what waits below as well. So "12" needs no look-ahead to know whether the number goes on. A
+// value is entered early, as soon as it may begin, so that its frame is on top and its mask is found under
+// its own name.
 #include "grammar/stack_machine.h"
 
 namespace kvasir {
@@ -10,9 +11,9 @@ namespace {
 
 using Config = StackMachine::Config;
 
-constexpr uint8_t kRoom = 64;              // levels; what must still come after them fits into JsonValue's limit
+constexpr uint8_t kRoom = 64;  // levels; what must still come after them fits into JsonValue's limit
 constexpr uint32_t kMaxIndent = 64;
-constexpr size_t kBuckets = 4096;          // a power of two
+constexpr size_t kBuckets = 4096;  // a power of two
 
 // Arrays have no keys and skip those phases.
 enum ObjectPhase : uint8_t { kOpening, kFirst, kKey, kColon, kBeforeValue, kAfterValue, kAfterComma, kDone };
@@ -35,7 +36,10 @@ bool take_blank(uint32_t& blank, Symbol symbol) {
 
 uint32_t hash_of(const Frame& f, int32_t below) {
   uint64_t h = 0x9e3779b97f4a7c15;
-  const auto mix = [&](uint64_t x) { h = (h ^ x) * 0xff51afd7ed558ccd; h ^= h >> 32; };
+  const auto mix = [&](uint64_t x) {
+    h = (h ^ x) * 0xff51afd7ed558ccd;
+    h ^= h >> 32;
+  };
   mix(static_cast<uint64_t>(f.kind) << 32 | static_cast<uint64_t>(f.phase) << 8 | f.room);
   mix(static_cast<uint64_t>(f.rule) << 32 | static_cast<uint32_t>(f.state));
   mix(static_cast<uint64_t>(f.count) << 32 | f.blank);

@@ -1,12 +1,12 @@
 // StackMachine: runs a grammar one symbol at a time.
 //
-// A text so far is a few configurations (more than one only while alternatives have not parted): a frame, which
-// is where the text is in one rule, on a stack of frames that wait for it. Stacks share their tails and equal
-// stacks have equal numbers, so a stack is compared, copied and remembered as one integer.
+// A text so far is a few configurations (more than one only while alternatives have not parted): a frame,
+// which is where the text is in one rule, on a stack of frames that wait for it. Stacks share their tails and
+// equal stacks have equal numbers, so a stack is compared, copied and remembered as one integer.
 //
-// White space in JSON, bounded so that no text goes on for ever: after '{', '[', ',', ':' and before '}' and ']'
-// there may be one blank, or one line end with up to 64 blanks or tabs; nowhere else.
-// One per text; not for use by two threads at once.
+// White space in JSON, bounded so that no text goes on for ever: after '{', '[', ',', ':' and before '}' and
+// ']' there may be one blank, or one line end with up to 64 blanks or tabs; nowhere else. One per text; not
+// for use by two threads at once.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +22,11 @@ struct Frame {
 
   Kind kind = Kind::kDfa;
   uint8_t phase = 0;
-  uint8_t room = 0;     // levels that may still open; at 0 only what ends soonest is taken
+  uint8_t room = 0;  // levels that may still open; at 0 only what ends soonest is taken
   uint32_t rule = 0;
-  int32_t state = 0;    // of the automaton, or the place in a fixed text
-  uint32_t count = 0;   // characters, items, or calls
-  uint32_t blank = 0;   // white space so far: 0 none, 1 a blank, 2 and up a line end and indentation
+  int32_t state = 0;   // of the automaton, or the place in a fixed text
+  uint32_t count = 0;  // characters, items, or calls
+  uint32_t blank = 0;  // white space so far: 0 none, 1 a blank, 2 and up a line end and indentation
   PropertySet seen = {};
 
   bool operator==(const Frame&) const = default;
@@ -57,8 +57,8 @@ class StackMachine {
   void step(const Config& config, Symbol symbol, std::vector<Config>& out);
   // The frame has all it needs, so what is below it may go on.
   bool is_complete(const Frame& frame) const;
-  // The frame is inside a key that need not be a property's. What tokens stay inside it does not depend on the
-  // frame then, only on the state of the key's automaton.
+  // The frame is inside a key that need not be a property's. What tokens stay inside it does not depend on
+  // the frame then, only on the state of the key's automaton.
   bool is_free_key(const Frame& frame) const;
   const ObjectRule& object_of(const Frame& frame) const { return grammar_.objects[frame.rule]; }
   // A frame inside a key after the key has come to `state`: false if no such key is left.

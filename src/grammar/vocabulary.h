@@ -22,9 +22,9 @@ class Vocabulary {
   // The trie in preorder: a node's children follow it, up to `end`. Two tokens of the same bytes are two
   // siblings of the same symbol.
   struct TrieNode {
-    uint32_t end = 0;     // after the node's last descendant
-    int32_t token = -1;   // that ends here, or -1
-    uint16_t depth = 0;   // of a root's child: 0
+    uint32_t end = 0;    // after the node's last descendant
+    int32_t token = -1;  // that ends here, or -1
+    uint16_t depth = 0;  // of a root's child: 0
     Symbol symbol = 0;
   };
 
