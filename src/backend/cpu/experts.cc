@@ -151,8 +151,8 @@ void pack_slots(CpuContext& context, const ExpertsArgs& a, const Plan& plan, con
   context.pool.run(batch.tasks(tiles), [&](int64_t task, int) {
     const Group& g = batch.find(task, tiles);
     const int64_t tile = kernels.tile_rows(g.route_in), begin = task * tile;
-    pack_tile(kernels, g.in, begin, std::min(g.count, begin + tile),
-              [&](int64_t i) { return a.x.row(plan.token[g.begin + i]); });
+    pack_tiles(kernels, g.in, begin, std::min(g.count, begin + tile), 0, g.in.cols,
+               [&](int64_t i) { return a.x.row(plan.token[g.begin + i]); });
   });
 }
 
@@ -207,8 +207,9 @@ void gate_and_up(CpuContext& context, const ExpertsArgs& a, const Plan& plan, co
         float* act = gate + i * kChunk;
         kernels.swiglu(
             {act, up + i * kChunk, act, width, a.limit, plan.weight[group.begin + first + i], native});
-        kernels.pack(group.hidden, first + i, act, column, column + width);
       }
+      pack_tiles(kernels, group.hidden, first, first + job.count, column, column + width,
+                 [&](int64_t i) { return gate + (i - first) * kChunk; });
     }
   });
 }

@@ -95,8 +95,8 @@ PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, cons
   // Tasks of whole tiles: two workers never write to the same cache line.
   const int64_t tile = kernels.tile_rows(route), step = tile < 4 ? 4 : tile;
   context.pool.run((rows + step - 1) / step, [&](int64_t task, int) {
-    pack_tile(kernels, packed, task * step, std::min(rows, (task + 1) * step),
-              [&](int64_t r) { return x + r * x_stride; });
+    pack_tiles(kernels, packed, task * step, std::min(rows, (task + 1) * step), 0, cols,
+               [&](int64_t r) { return x + r * x_stride; });
   });
   return packed;
 }

@@ -25,16 +25,18 @@ StoredRows stored_rows(const WeightMatrix& w);
 
 // Room for packed rows in the context's scratch.
 PackedRows take_packed(CpuContext& context, Route route, WeightFormat format, int64_t rows, int64_t cols);
-// Packs rows [begin, end), row(r) being the start of row r. Rows of a tile take turns block by block, since
-// they share its cache lines.
+// Packs columns [from, to) of rows [begin, end), row(r) being where they stand. A tile's rows go together,
+// since they share its cache lines; `begin` is the first row of a tile.
 template <class RowOf>
-void pack_tile(const LinearKernels& kernels, const PackedRows& packed, int64_t begin, int64_t end,
-               RowOf row) {
-  constexpr int64_t kColumns = 128;
-  const int64_t step = kernels.tile_rows(packed.route) > 1 ? kColumns : packed.cols;
-  for (int64_t col = 0; col < packed.cols; col += step)
-    for (int64_t r = begin; r < end; ++r)
-      kernels.pack(packed, r, row(r) + col, col, std::min(packed.cols, col + step));
+void pack_tiles(const LinearKernels& kernels, const PackedRows& packed, int64_t begin, int64_t end,
+                int64_t from, int64_t to, RowOf row) {
+  const int64_t tile = kernels.tile_rows(packed.route);
+  for (int64_t first = begin; first < end; first += tile) {
+    const float* rows[kMaxTileRows];
+    const int64_t count = std::min(tile, end - first);
+    for (int64_t i = 0; i < count; ++i) rows[i] = row(first + i);
+    kernels.pack(packed, first, count, rows, from, to);
+  }
 }
 // Packs `rows` rows, `x_stride` floats apart.
 PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, const float* x, int64_t x_stride,

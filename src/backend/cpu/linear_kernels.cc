@@ -249,8 +249,10 @@ int64_t layout(PackedRows& x) {
   x.stride = narrow_stride(x.route, x.cols);
   return x.rows * x.stride;
 }
-void pack(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end) {
-  is_wide(x.route) ? wide_pack(x, row, from, begin, end) : narrow_pack(x, row, from, begin, end);
+void pack(const PackedRows& x, int64_t row, int64_t count, const float* const* from, int64_t begin,
+          int64_t end) {
+  if (is_wide(x.route)) return wide_pack(x, row, count, from, begin, end);
+  for (int64_t i = 0; i < count; ++i) narrow_pack(x, row + i, from[i], begin, end);
 }
 int64_t scratch_bytes(Route route) { return is_wide(route) ? wide_scratch_bytes(route) : 0; }
 void multiply(const MultiplyJob& job) { is_wide(job.x.route) ? wide_multiply(job) : narrow_multiply(job); }

@@ -53,6 +53,8 @@ constexpr bool is_wide(Route route) { return route == Route::kWideInt8 || route 
 // At most so many inputs has a job on a wide route, and its first is a multiple of kWideTile, which is one of
 // every tile_rows() and of what a kernel takes at a time.
 inline constexpr int64_t kWideInputs = 480, kWideTile = 96;
+// No tile has more rows.
+inline constexpr int64_t kMaxTileRows = 16;
 // More weight rows than this gain nothing in one job.
 inline constexpr int64_t kWideRows = 256;
 
@@ -84,9 +86,10 @@ struct LinearKernels {
   int64_t (*tile_rows)(Route);  // 1 on narrow routes
   // Sets x.stride from the other fields and returns the bytes that x.data must have.
   int64_t (*layout)(PackedRows& x);
-  // Columns [begin, end) of row `row`, from[0] being column `begin`; begin is a multiple of 128, and end too
-  // unless it is the number of columns.
-  void (*pack)(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end);
+  // Columns [begin, end) of `count` rows of one tile from row `row` on, from[i][0] being column `begin`;
+  // begin is a multiple of 128, and end too unless it is the number of columns.
+  void (*pack)(const PackedRows& x, int64_t row, int64_t count, const float* const* from, int64_t begin,
+               int64_t end);
   int64_t (*scratch_bytes)(Route);
   void (*multiply)(const MultiplyJob&);
   void (*swiglu)(const SwigluJob&);

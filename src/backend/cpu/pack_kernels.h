@@ -27,8 +27,8 @@ inline int64_t blocks_of(int64_t cols) { return (cols + kBlock - 1) / kBlock; }
 // Largest magnitude as float bits; NaN counts as larger than everything.
 inline uint32_t largest_bits(const float* x, int count) {
   uint32_t m = 0;
-  for (int i = 0; i < count; ++i) {
-    uint32_t u = bits_of_float(x[i]) & 0x7fffffffu;
+  for (int i = 0; i < count; i += 32) {
+    const uint32_t u = largest_bits_of_32(x + i);
     m = u > m ? u : m;
   }
   return m;
@@ -60,15 +60,15 @@ inline float quantise_e4m3(float v[kBlock]) {
 // 32 values to int8 codes; returns the scale, 1 when all codes are zero. Values that are not finite make it
 // NaN.
 inline float quantise_int8(const float* x, int8_t* code) {
-  uint32_t largest = largest_bits(x, 32);
-  float amax = float_of_bits(largest);
-  bool usable = largest < 0x7f800000u && amax > 0x1p-100f;
-  float inverse = usable ? 127.f / amax : 0.f;
-  for (int i = 0; i < 32; ++i) {
-    float v = usable ? x[i] * inverse : 0.f;
-    code[i] = static_cast<int8_t>(static_cast<int32_t>((v + 0x1.8p23f) - 0x1.8p23f));
+  const uint32_t largest = largest_bits_of_32(x);
+  const float amax = float_of_bits(largest);
+  const bool usable = largest < 0x7f800000u && amax > 0x1p-100f;
+  if (usable) {
+    round_32(x, 127.f / amax, code);
+    return amax * (1.f / 127.f);
   }
-  return largest >= 0x7f800000u ? float_of_bits(0x7fc00000u) : usable ? amax * (1.f / 127.f) : 1.f;
+  memset(code, 0, 32);
+  return largest >= 0x7f800000u ? float_of_bits(0x7fc00000u) : 1.f;
 }
 
 // Column of place i of a float record: e2m1 rows come apart into even and odd columns, 32 at a time.
@@ -114,18 +114,15 @@ inline int64_t narrow_stride(Route route, int64_t cols) {
 }
 
 inline void pack_int8_block(const float v[kBlock], Int8Record& r) {
-  int8_t code[kBlock];
+  alignas(64) int8_t code[kBlock];
   for (int g = 0; g < 4; ++g) {
     float scale = quantise_int8(v + 32 * g, code + 32 * g);
     for (int l = 0; l < 4; ++l) r.scale[4 * g + l] = scale;
   }
-  for (int i = 0; i < 64; ++i) {
-    r.even[i] = code[2 * i];
-    r.odd[i] = code[2 * i + 1];
-  }
+  split_even_odd(code, r.even, r.odd);
   for (int l = 0; l < 16; ++l) {
     int32_t total = 0;
-    for (int i = 0; i < 8; ++i) total += code[8 * l + i];
+    for (int i = 0; i < 4; ++i) total += r.even[4 * l + i] + r.odd[4 * l + i];
     r.start[l] = -kE2m1Bias * total;
   }
 }
@@ -160,11 +157,15 @@ inline void pack_real_block(Route route, Stored format, float v[kBlock], uint8_t
   memcpy(record, placed, sizeof(placed));
 }
 
-// Block b of a row of which columns [begin, end) are at `from`; zeros behind the end.
-inline void take_block(const float* from, int64_t begin, int64_t end, int64_t b, float v[kBlock]) {
+// Block b of a row of which columns [begin, end) are at `from`: where it stands, or `padded`, where it was
+// copied to with zeros behind the end.
+inline const float* take_block(const float* from, int64_t begin, int64_t end, int64_t b,
+                               float padded[kBlock]) {
   const int64_t left = end - b * kBlock;
-  if (left < kBlock) memset(v, 0, kBlock * 4);
-  memcpy(v, from + b * kBlock - begin, static_cast<size_t>(left < kBlock ? left : kBlock) * 4);
+  if (left >= kBlock) return from + b * kBlock - begin;
+  memset(padded, 0, kBlock * 4);
+  memcpy(padded, from + b * kBlock - begin, static_cast<size_t>(left) * 4);
+  return padded;
 }
 
 inline void narrow_pack(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end) {
@@ -173,11 +174,12 @@ inline void narrow_pack(const PackedRows& x, int64_t row, const float* from, int
   auto* scales = reinterpret_cast<float*>(packed + blocks_of(x.cols) * record);
   for (int64_t b = begin / kBlock; b < blocks_of(end); ++b) {
     alignas(64) float v[kBlock];
-    take_block(from, begin, end, b, v);
+    const float* block = take_block(from, begin, end, b, v);
     if (x.route == Route::kInt8) {
-      pack_int8_block(v,
+      pack_int8_block(block,
                       *reinterpret_cast<Int8Record*>(packed + b * static_cast<int64_t>(sizeof(Int8Record))));
     } else {
+      if (block != v) memcpy(v, block, sizeof(v));  // which quantising writes to
       pack_real_block(x.route, x.format, v, packed + b * record, scales + b);
     }
   }

@@ -117,6 +117,31 @@ inline void e2m1_bytes(Bytes64 b, Bytes64& even, Bytes64& odd) {
   odd = _mm512_permutexvar_epi8(_mm512_srli_epi16(b, 4), table);
 }
 
+// ---- rounding to int8, 32 values at a time ----
+// Largest magnitude as float bits; NaN counts as larger than everything.
+inline uint32_t largest_bits_of_32(const float* x) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  return _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_and_si512(_mm512_loadu_si512(x), magnitude),
+                                                  _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude)));
+}
+// The integers nearest to x * factor, which are within -127 .. 127; ties to even.
+inline void round_32(const float* x, float factor, int8_t* code) {
+  const __m512 f = _mm512_set1_ps(factor);
+  for (int i = 0; i < 32; i += 16)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(code + i),
+                     _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), f))));
+}
+// 128 bytes -> those at even places, those at odd ones.
+inline void split_even_odd(const int8_t* from, int8_t* even, int8_t* odd) {
+  const __m512i a = _mm512_loadu_si512(from), b = _mm512_loadu_si512(from + 64);
+  const __m512i low = _mm512_set1_epi16(0x00ff);
+  const __m512i quarters = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);  // undoes what packing does to 128 bits
+  const __m512i e = _mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low));
+  const __m512i o = _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8));
+  _mm512_storeu_si512(even, _mm512_permutexvar_epi64(quarters, e));
+  _mm512_storeu_si512(odd, _mm512_permutexvar_epi64(quarters, o));
+}
+
 // ---- bf16 ----
 struct E4m3Table {
   alignas(64) uint8_t low[128];
@@ -357,6 +382,27 @@ inline void e2m1_bytes(Bytes64 b, Bytes64& even, Bytes64& odd) {
   }
 }
 
+#endif
+
+#if !KVASIR_SIMD_AVX512
+inline uint32_t largest_bits_of_32(const float* x) {
+  uint32_t m = 0;
+  for (int i = 0; i < 32; ++i) {
+    uint32_t u = bits_of_float(x[i]) & 0x7fffffffu;
+    m = u > m ? u : m;
+  }
+  return m;
+}
+inline void round_32(const float* x, float factor, int8_t* code) {
+  for (int i = 0; i < 32; ++i)
+    code[i] = static_cast<int8_t>(static_cast<int32_t>((x[i] * factor + 0x1.8p23f) - 0x1.8p23f));
+}
+inline void split_even_odd(const int8_t* from, int8_t* even, int8_t* odd) {
+  for (int i = 0; i < 64; ++i) {
+    even[i] = from[2 * i];
+    odd[i] = from[2 * i + 1];
+  }
+}
 #endif
 
 }  // namespace kvasir::cpu::KVASIR_ISA

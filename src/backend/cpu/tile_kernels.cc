@@ -162,7 +162,7 @@ class Decoder {
       : w_(job.w),
         row_end_(job.row_end),
         p_(p),
-        after_(after),
+        later_((after.n - p.n) * w_.row_bytes + (after.block - p.block) * block_bytes(F)),
         panel_(panel),
         pieces_(p.blocks * kPanelRows) {
     panel_.seen = {};
@@ -170,24 +170,25 @@ class Decoder {
   int64_t pieces() const { return pieces_; }
   void advance(int64_t count) {
     for (; count > 0 && next_ < pieces_; --count, ++next_) {
-      const int64_t row = next_ / p_.blocks, block = next_ % p_.blocks;
-      const int64_t n = p_.n + row < row_end_ ? p_.n + row : row_end_ - 1;
+      const int64_t n = p_.n + row_ < row_end_ ? p_.n + row_ : row_end_ - 1, block = p_.block + block_;
       Bytes64 v[4];
-      if (__builtin_expect((p_.block + block + 1) * kBlock <= w_.cols, 1)) {
-        const uint8_t* codes = w_.data + n * w_.row_bytes + (p_.block + block) * block_bytes(F);
+      if (__builtin_expect((block + 1) * kBlock <= w_.cols, 1)) {
+        const uint8_t* codes = w_.data + n * w_.row_bytes + block * block_bytes(F);
         const uint8_t* scale = F == Stored::kBf16
                                    ? nullptr
                                    : w_.scale + (F == Stored::kE4m3 ? n / 128 : n) * w_.scale_row_bytes +
-                                         (p_.block + block) * block_scales(F);
-        const uint8_t* later =
-            w_.data + (after_.n + row) * w_.row_bytes + (after_.block + block) * block_bytes(F);
-        for (int64_t line = 0; line < block_bytes(F); line += 64) prefetch_far(later + line);
+                                         block * block_scales(F);
+        for (int64_t line = 0; line < block_bytes(F); line += 64) prefetch_far(codes + later_ + line);
         decode(codes, scale, v);
       } else {
-        const RowBlock padded(w_, n, p_.block + block);
+        const RowBlock padded(w_, n, block);
         decode(padded.codes, padded.scale, v);
       }
-      panel_.store(row, block, v);
+      panel_.store(row_, block_, v);
+      if (++block_ == p_.blocks) {
+        block_ = 0;
+        ++row_;
+      }
     }
   }
 
@@ -199,11 +200,13 @@ class Decoder {
       for (int j = 0; j < 4; ++j) v[j] = load_bytes(codes + 64 * j);
   }
 
-  const StoredRows& w_;
+  const StoredRows w_;
   const int64_t row_end_;
-  const Position p_, after_;  // after_: fetched from memory meanwhile
+  const Position p_;
+  const int64_t later_;  // bytes to the panel after this one, which is fetched from memory meanwhile
   Panel& panel_;
-  int64_t pieces_, next_ = 0;
+  const int64_t pieces_;
+  int64_t next_ = 0, row_ = 0, block_ = 0;
 };
 
 // The tiles of 32 inputs of a block.
@@ -237,6 +240,11 @@ void write_out(const MultiplyJob& job, const Sums& sums, int64_t n, int64_t inpu
 struct Stage {
   bool first, last;  // stretch
   Sums* sums;        // of each 32 inputs
+  // Of the inputs' next stretch, this panel fetches lines [fetch_begin, fetch_end) of every 32; `fetch_ahead`
+  // bytes on. Whoever packed them was another core, and a tile of inputs is too short a stream for the
+  // hardware.
+  int64_t fetch_ahead;
+  int fetch_begin, fetch_end;
 };
 
 // All inputs past a panel, `decoder` being advanced between the products.
@@ -259,6 +267,8 @@ void run_panel(const MultiplyJob& job, const Panel& panel, const Position& p, co
           inputs_at(job, pair * kPanelRows, p.block + step / kBlockSteps) + step % kBlockSteps * kTileBytes;
       two ? tiles_multiply_2x2(w, w + kTileBytes, 64, x, x + kInputBlock, 64)
           : tiles_multiply_2x1(w, w + kTileBytes, 64, x, 64);
+      for (int64_t line = stage.fetch_begin; line < stage.fetch_end; ++line)
+        prefetch_far(x + stage.fetch_ahead + line / 16 * kInputBlock + line % 16 * 64);
       decoder.advance(pieces_per_step);
     }
     tiles_store(s.v[0][0][0], s.v[0][1][0], s.v[1][0][0], s.v[1][1][0], 64);
@@ -360,8 +370,16 @@ void multiply_as(const MultiplyJob& job) {
     next_position(job, after);
     if (!more) next.blocks = 0;  // nothing to decode
     Decoder<F> decoder(job, next, after, panels[turn ^ 1]);
-    const Stage stage{p.block == 0, p.block + p.blocks == blocks,
-                      sums + (p.n - job.row_begin) % kGroupRows / kPanelRows * (kWideInputs / kPanelRows)};
+    const int64_t group = (p.n - job.row_begin) / kGroupRows * kGroupRows + job.row_begin;
+    const int64_t rows = job.row_end - group < kGroupRows ? job.row_end - group : kGroupRows;
+    const int64_t group_panels = (rows + kPanelRows - 1) / kPanelRows, panel = (p.n - group) / kPanelRows;
+    const bool last = p.block + p.blocks == blocks;
+    const Stage stage{p.block == 0,
+                      last,
+                      sums + (p.n - job.row_begin) % kGroupRows / kPanelRows * (kWideInputs / kPanelRows),
+                      kStretchBlocks * job.x.stride,
+                      static_cast<int>(32 * panel / group_panels),
+                      last ? 0 : static_cast<int>(32 * (panel + 1) / group_panels)};
     if (panels[turn].seen.tame() || F == Stored::kBf16) {
       run_panel(job, panels[turn], p, stage, decoder);
     } else {
@@ -425,18 +443,27 @@ void place_words(Stored format, Bytes64 w[4]) {
 
 }  // namespace
 
-void wide_pack(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end) {
+// Blocks of up to 16 rows, pairs of columns going from rows to lanes.
+void wide_pack(const PackedRows& x, int64_t row, int64_t count, const float* const* from, int64_t begin,
+               int64_t end) {
   for (int64_t b = begin / kBlock; b < blocks_of(end); ++b) {
-    alignas(64) float v[kBlock];
-    take_block(from, begin, end, b, v);
-    Bytes64 words[4];
-    for (int j = 0; j < 4; ++j)
-      words[j] = (Bytes64)_mm512_cvtne2ps_pbh(load_f32(v + 32 * j + 16), load_f32(v + 32 * j));
-    place_words(x.format, words);
-    alignas(64) uint32_t pairs[kBlock / 2];
-    for (int j = 0; j < 4; ++j) store_bytes(pairs + 16 * j, words[j]);
-    uint8_t* to = x.data + b * x.stride + row / kTile * kInputBlock + row % kTile * 4;
-    for (int i = 0; i < kBlock / 2; ++i) memcpy(to + 64 * i, pairs + i, 4);
+    Bytes64 words[4][kTile] = {};
+    for (int64_t r = 0; r < count; ++r) {
+      alignas(64) float padded[kBlock];
+      const float* v = take_block(from[r], begin, end, b, padded);
+      Bytes64 w[4];
+      for (int j = 0; j < 4; ++j)
+        w[j] = (Bytes64)_mm512_cvtne2ps_pbh(load_f32(v + 32 * j + 16), load_f32(v + 32 * j));
+      place_words(x.format, w);
+      for (int j = 0; j < 4; ++j) words[j][row % kTile + r] = w[j];
+    }
+    const auto lanes = static_cast<__mmask16>(((1u << count) - 1) << row % kTile);
+    uint8_t* to = x.data + b * x.stride + row / kTile * kInputBlock;
+    for (int j = 0; j < 4; ++j) {
+      transpose_dwords(words[j]);
+      for (int pair = 0; pair < 16; ++pair)
+        _mm512_mask_storeu_epi32(to + j * kTileBytes + pair * 64, lanes, words[j][pair]);
+    }
   }
 }
 

@@ -276,17 +276,20 @@ int64_t wide_layout(PackedRows& x) {
   return blocks_of(x.cols) * x.stride;
 }
 
-void wide_pack(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end) {
-  const int64_t tile = row / wide_tile_rows(x.route);
-  const int input = static_cast<int>(row % wide_tile_rows(x.route));
+void wide_pack(const PackedRows& x, int64_t row, int64_t count, const float* const* from, int64_t begin,
+               int64_t end) {
   for (int64_t b = begin / kBlock; b < blocks_of(end); ++b) {
-    alignas(64) float v[kBlock];
-    take_block(from, begin, end, b, v);
     uint8_t* block = x.data + b * x.stride;
-    if (x.route == Route::kWideInt8) {
-      pack_int8_wide(v, reinterpret_cast<Int8Group*>(block + tile * kInt8Block), input);
-    } else {
-      pack_bf16_wide(x.format, v, block + tile * kBf16Block, input);
+    for (int64_t r = row; r < row + count; ++r) {
+      const int64_t tile = r / wide_tile_rows(x.route);
+      const int input = static_cast<int>(r % wide_tile_rows(x.route));
+      alignas(64) float padded[kBlock];
+      const float* v = take_block(from[r - row], begin, end, b, padded);
+      if (x.route == Route::kWideInt8) {
+        pack_int8_wide(v, reinterpret_cast<Int8Group*>(block + tile * kInt8Block), input);
+      } else {
+        pack_bf16_wide(x.format, v, block + tile * kBf16Block, input);
+      }
     }
   }
 }
@@ -366,7 +369,7 @@ void wide_multiply(const MultiplyJob& job) {
 bool has_wide(Route) { return false; }
 int64_t wide_tile_rows(Route) { return 1; }
 int64_t wide_layout(PackedRows&) { return 0; }
-void wide_pack(const PackedRows&, int64_t, const float*, int64_t, int64_t) {}
+void wide_pack(const PackedRows&, int64_t, int64_t, const float* const*, int64_t, int64_t) {}
 int64_t wide_scratch_bytes(Route) { return 0; }
 void wide_multiply(const MultiplyJob&) {}
 

@@ -9,7 +9,8 @@ namespace kvasir::cpu::KVASIR_ISA {
 bool has_wide(Route route);
 int64_t wide_tile_rows(Route route);
 int64_t wide_layout(PackedRows& x);
-void wide_pack(const PackedRows& x, int64_t row, const float* from, int64_t begin, int64_t end);
+void wide_pack(const PackedRows& x, int64_t row, int64_t count, const float* const* from, int64_t begin,
+               int64_t end);
 int64_t wide_scratch_bytes(Route route);
 void wide_multiply(const MultiplyJob& job);
 
