@@ -3,10 +3,10 @@
 
 #include <fmt/core.h>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/post.hpp>
 
 #include <algorithm>
+#include <latch>
 #include <utility>
 
 #include "server/call.h"
@@ -118,11 +118,19 @@ std::optional<ApiError> App::find_route(Call& call, const Route*& found) const {
 }
 
 Task<> App::on_text_thread(const std::function<void()>& work) {
-  auto run = [&work]() -> Task<> {
-    work();
-    co_return;
+  auto done = std::make_shared<std::latch>(1);
+  struct Wait {  // a frame that is destroyed before its time holds what `work` uses until it is done
+    std::shared_ptr<std::latch> done;
+    ~Wait() { done->wait(); }
   };
-  co_await boost::asio::co_spawn(text_thread_, run, boost::asio::use_awaitable);
+  Wait wait{done};
+  Signal signal;
+  boost::asio::post(text_thread_, [&work, done, signal] {
+    work();
+    done->count_down();
+    signal.notify();
+  });
+  while (!done->try_wait()) co_await signal.wait(std::chrono::seconds(1));
 }
 
 bool App::authorised(Call& call) const {
