@@ -89,7 +89,7 @@ Request request_of(std::vector<int32_t> prompt, int64_t max_tokens) {
 constexpr int64_t kPrompt = 128, kDecoded = 96, kUncounted = 16;
 
 // Decode rate once every stream runs, until the first one ends.
-double engine_rate(const Model& model, const Settings& s, int64_t streams) {
+double engine_rate(const Model& model, const Settings& s, int64_t streams, double& forward_share) {
   EngineOptions options;
   options.max_running = static_cast<int>(streams);
   auto engine = value_of(Engine::make(model, cpu_ops(s), std::move(options)));
@@ -102,6 +102,7 @@ double engine_rate(const Model& model, const Settings& s, int64_t streams) {
   std::vector<int64_t> got(streams);
   int64_t counted = 0;
   Clock::time_point begin{};
+  EngineMetrics before;
   bool started = false;
   for (;;) {
     bell.wait();
@@ -115,9 +116,14 @@ double engine_rate(const Model& model, const Settings& s, int64_t streams) {
     }
     if (!started && *std::min_element(got.begin(), got.end()) >= kUncounted) {
       started = true;
+      before = engine->metrics();
       begin = Clock::now();
     }
-    if (started && counted >= kDecoded * streams) return static_cast<double>(counted) / seconds_since(begin);
+    if (started && counted >= kDecoded * streams) {
+      double seconds = seconds_since(begin);
+      forward_share = (engine->metrics().forward_seconds - before.forward_seconds) / seconds;
+      return static_cast<double>(counted) / seconds;
+    }
   }
 }
 
@@ -150,18 +156,19 @@ double median(std::vector<double> v) {
 }
 
 void batch(const Model& model, const Settings& s, JsonWriter& json) {
-  fmt::print("{:>8} {:>12} {:>12} {:>8}\n", "streams", "runner t/s", "engine t/s", "ratio");
+  fmt::print("{:>8} {:>12} {:>12} {:>8} {:>14}\n", "streams", "runner t/s", "engine t/s", "ratio", "in the forward");
   json.begin_array("batch");
   for (int64_t streams : s.streams) {
-    std::vector<double> ratios, engine, runner;
+    std::vector<double> ratios, engine, runner, shares;
     for (int64_t round = 0; round < s.rounds; ++round) {
       runner.push_back(runner_rate(model, s, streams));
-      engine.push_back(engine_rate(model, s, streams));
+      shares.push_back(0);
+      engine.push_back(engine_rate(model, s, streams, shares.back()));
       ratios.push_back(engine.back() / runner.back());
     }
-    fmt::print("{:>8} {:>12.1f} {:>12.1f} {:>8.3f}\n", streams, median(runner), median(engine), median(ratios));
+    fmt::print("{:>8} {:>12.1f} {:>12.1f} {:>8.3f} {:>14.3f}\n", streams, median(runner), median(engine), median(ratios), median(shares));
     json.begin_object().field("streams", streams).field("runner_tokens_per_second", median(runner));
-    json.field("engine_tokens_per_second", median(engine)).field("ratio", median(ratios)).begin_array("ratios");
+    json.field("engine_tokens_per_second", median(engine)).field("ratio", median(ratios)).field("share_of_time_in_the_forward", median(shares)).begin_array("ratios");
     for (double r : ratios) json.value(r);
     json.end_array().end_object();
   }

@@ -18,6 +18,9 @@ namespace {
 
 constexpr double kCacheShare = 0.25, kSnapshotShare = 0.0625;  // of the machine's memory, unless told otherwise
 
+// The cache counts by a walk over all its spans: too dear for every step.
+constexpr auto kCacheCountInterval = std::chrono::milliseconds(250);
+
 int64_t machine_bytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
 
 Status check_options(const EngineOptions& o) {
@@ -49,7 +52,9 @@ struct Engine::Impl {
   EngineOptions options;
   int64_t vocab_size = 0, max_context = 0;
   std::shared_ptr<WakeUp> wake_up = std::make_shared<WakeUp>();
-  std::unique_ptr<EngineLoop> loop;  // engine thread; made before it starts
+  std::unique_ptr<EngineLoop> loop;  // these: engine thread; made before it starts
+  PrefixCacheMetrics cache_metrics;
+  EngineLoop::Clock::time_point cache_counted{};
 
   mutable std::mutex mutex;
   std::condition_variable changed;                      // a call is done, or nothing is left to do
@@ -84,9 +89,15 @@ bool Engine::Impl::take_inbox() {
 }
 
 void Engine::Impl::publish_metrics() {
-  EngineMetrics now = loop->metrics();
+  auto now = EngineLoop::Clock::now();
+  if (loop->idle() || now - cache_counted >= kCacheCountInterval) {
+    cache_metrics = loop->cache().metrics();
+    cache_counted = now;
+  }
+  EngineMetrics latest = loop->metrics();
+  latest.cache = cache_metrics;
   std::lock_guard lock(mutex);
-  metrics = now;
+  metrics = latest;
   idle = loop->idle() && inbox.empty();
   if (idle) changed.notify_all();
 }

@@ -57,7 +57,7 @@ struct EngineMetrics {
   double step_seconds = 0, prefill_step_seconds = 0, decode_step_seconds = 0;
   double forward_seconds = 0, sample_seconds = 0, draft_seconds = 0;  // parts of step_seconds
   int64_t page_bytes = 0, state_bytes = 0;  // held by running sequences
-  PrefixCacheMetrics cache;
+  PrefixCacheMetrics cache;  // at most a quarter of a second old
   bool healthy = true;
 };
 

@@ -132,7 +132,6 @@ EngineMetrics EngineLoop::metrics() const {
     m.state_bytes += runner_->layout().state_bytes;
     m.page_bytes += a->sequence->held_bytes() - runner_->layout().state_bytes;
   }
-  m.cache = cache_->metrics();
   m.healthy = !failed_;
   return m;
 }

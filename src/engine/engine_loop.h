@@ -35,6 +35,7 @@ class EngineLoop {
   void fail(const Error& error);
 
   PrefixCache& cache() { return *cache_; }
+  // All but the cache's, which cost a walk over it: those are cache().metrics().
   EngineMetrics metrics() const;
 
  private:

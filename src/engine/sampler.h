@@ -43,13 +43,14 @@ class Sampler {
   SampledToken force(View<const float, 1> logits, int32_t id);
 
  private:
-  void bias(View<const float, 1> logits);
+  // `logits` themselves, or logits_ with the bias added.
+  std::span<const float> bias(View<const float, 1> logits);
   int32_t draw(std::span<const float> logits, int64_t position);
-  void fill_logprobs(SampledToken& token);
+  void fill_logprobs(std::span<const float> logits, SampledToken& token);
 
   SamplingParams params_;
-  std::vector<float> logits_;                          // biased copy
-  std::vector<float> masked_;                          // of it, with -inf for what the mask forbids
+  std::vector<float> logits_;                          // biased copy, if there is a bias
+  std::vector<float> masked_;                          // a copy with -inf for what the mask forbids
   std::vector<std::pair<float, int32_t>> candidates_;  // weight, id
 };
 
