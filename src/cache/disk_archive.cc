@@ -226,8 +226,10 @@ namespace {
 Result<WholeRecord> read_record(DiskFile& file, const SegmentHeader& header, const RecordHead& head, const LocatedHead& located, const std::string& path) {
   WholeRecord r{head, std::vector<std::byte>(head.payload_bytes), {}};
   Error wrong{ErrorCode::kInvalid, fmt::format("{}: the record at {} is corrupt", path, located.offset)};
-  iovec part = part_of(r.bytes);
-  KVASIR_TRY_STATUS(file.read(located.offset + std::ssize(located.bytes), {&part, 1}));
+  std::vector<std::byte> own_head(located.bytes.size());  // the footer's copy is what was read so far
+  iovec parts[] = {part_of(own_head), part_of(r.bytes)};
+  KVASIR_TRY_STATUS(file.read(located.offset, parts));
+  if (own_head != located.bytes) return wrong;
   if (head.kind == RecordKind::kSnapshot) {
     if (checksum_of(r.bytes) != head.snapshot.checksum) return wrong;
     return r;
