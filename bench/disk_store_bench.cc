@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
@@ -94,7 +95,7 @@ int run(std::string folder, int64_t pages, int rounds) {
   std::printf("on disk      %.4f bytes a byte of page (%.1f B a token)\n", static_cast<double>(m.bytes) / payload,
               static_cast<double>(m.bytes) / static_cast<double>(tokens.size()));
   std::printf("write        %.2f GB/s to the disk and synced\n", payload / write_seconds / 1e9);
-  double best_plain = 0, best_restore = 0, worst_restore = 1e9, first_section = 1e9;
+  double best_plain = 0, best_restore = 0, worst_restore = 1e18;
   for (int round = 0; round < rounds; ++round) {
     int64_t bytes = 0;
     double seconds = plain_read(o.folder, kThreads, bytes);
@@ -111,7 +112,6 @@ int run(std::string folder, int64_t pages, int rounds) {
     if (!(*restore)->done() || (*restore)->page_tokens() != pages * 128) return std::fprintf(stderr, "pages are missing\n"), 1;
     best_restore = std::max(best_restore, payload / seconds);
     worst_restore = std::min(worst_restore, payload / seconds);
-    first_section = std::min(first_section, first / seconds);
     std::printf("round %d      plain read %.2f GB/s, restore %.2f GB/s, first section after %.1f ms of %.1f\n", round,
                 static_cast<double>(bytes) / plain_read(o.folder, kThreads, bytes) / 1e9, payload / seconds / 1e9, first * 1e3, seconds * 1e3);
   }

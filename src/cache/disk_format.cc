@@ -10,6 +10,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "base/check.h"
+
 namespace kvasir {
 namespace {
 
@@ -26,7 +28,9 @@ struct SegmentHeaderBytes {
   uint64_t number, created;
   uint64_t weights_high, weights_low, numerics, layout;
   char name[kNameBytes];
-  uint64_t reserved[2];
+  uint32_t page_tokens, sections;
+  uint32_t section_bytes[kMaxSections];
+  uint8_t reserved[136];
   uint64_t checksum;
 };
 static_assert(sizeof(SegmentHeaderBytes) == kSegmentHeaderBytes);
@@ -159,6 +163,10 @@ std::vector<std::byte> encode_segment_header(const SegmentHeader& header) {
   b.numerics = header.model.numerics;
   b.layout = header.model.layout;
   std::memcpy(b.name, header.model.name.data(), std::min(header.model.name.size(), kNameBytes));
+  KVASIR_CHECK(header.section_bytes.size() <= kMaxSections, "{} sections", header.section_bytes.size());
+  b.page_tokens = static_cast<uint32_t>(header.page_tokens);
+  b.sections = static_cast<uint32_t>(header.section_bytes.size());
+  for (size_t i = 0; i < header.section_bytes.size(); ++i) b.section_bytes[i] = static_cast<uint32_t>(header.section_bytes[i]);
   auto bytes = std::as_bytes(std::span(&b, 1));
   b.checksum = checksum_of(bytes.first(kSegmentHeaderBytes - 8));
   return {bytes.begin(), bytes.end()};
@@ -169,11 +177,15 @@ Result<SegmentHeader> decode_segment_header(std::span<const std::byte> bytes) {
   if (bytes.size() < sizeof b) return Error{ErrorCode::kInvalid, fmt::format("a segment of {} bytes, its header has {}", bytes.size(), sizeof b)};
   std::memcpy(&b, bytes.data(), sizeof b);
   if (std::memcmp(b.magic, kSegmentMagic, sizeof b.magic) != 0) return Error{ErrorCode::kInvalid, "no kvasir cache segment"};
+  // Before the version: every format has its header's checksum here, so that another format is told from a wrong byte.
+  if (b.checksum != checksum_of(bytes.first(kSegmentHeaderBytes - 8))) return Error{ErrorCode::kInvalid, "a segment header with a wrong checksum"};
   if (b.version != kDiskFormatVersion) {
     return Error{ErrorCode::kUnsupported, fmt::format("cache format {}, this kvasir reads {}", b.version, kDiskFormatVersion)};
   }
-  if (b.checksum != checksum_of(bytes.first(kSegmentHeaderBytes - 8))) return Error{ErrorCode::kInvalid, "a segment header with a wrong checksum"};
+  if (b.page_tokens == 0 || b.sections == 0 || b.sections > kMaxSections) return Error{ErrorCode::kInvalid, "a segment of pages without a shape"};
   SegmentHeader header;
+  header.page_tokens = b.page_tokens;
+  header.section_bytes.assign(b.section_bytes, b.section_bytes + b.sections);
   header.number = b.number;
   header.created = static_cast<int64_t>(b.created);
   header.model.weights = {b.weights_high, b.weights_low};

@@ -1,6 +1,6 @@
 // The bytes of the disk tier: segment files and the records in them. Little-endian, everything 8-byte aligned.
 //
-//   segment   seg-<number, 16 hex digits>.kv:  [segment header, 128 B][record]...[footer record][trailer, 24 B]
+//   segment   seg-<number, 16 hex digits>.kv:  [segment header, 1024 B][record]...[footer record][trailer, 24 B]
 //   record    [record header, 64 B][the rest of the head][payload, padded to 8 B]
 //   extent    head: namespace, hash before, number of the first span, tokens (bit-packed), one xxh3-64 per (section, page)
 //             payload: section 0 of each page present, section 1 of each page present, ...
@@ -29,7 +29,8 @@ namespace kvasir {
 
 inline constexpr uint32_t kDiskFormatVersion = 1;
 inline constexpr int kMaxExtentPages = 64;
-inline constexpr int64_t kSegmentHeaderBytes = 128;
+inline constexpr int64_t kSegmentHeaderBytes = 1024;
+inline constexpr size_t kMaxSections = 192;
 inline constexpr int64_t kRecordHeaderBytes = 64;
 inline constexpr int64_t kTrailerBytes = 24;
 inline constexpr int64_t kMaxHeadBytes = int64_t{16} << 20;
@@ -51,6 +52,8 @@ struct SegmentHeader {
   uint64_t number = 0;
   int64_t created = 0;  // unix seconds
   DiskModel model;
+  int64_t page_tokens = 0;
+  std::vector<int64_t> section_bytes;  // of a page; at most kMaxSections
 };
 
 enum class RecordKind : uint8_t { kExtent = 1, kSnapshot = 2, kNote = 3, kMarks = 4, kFooter = 5 };

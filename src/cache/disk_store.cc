@@ -81,6 +81,7 @@ Status DiskStore::Impl::open() {
     head.hits = e.worth.hits;
     head.weight = e.worth.weight;
     head.kept = e.worth.kept;
+    head.last_used = e.last_used;
     return head.present == 0;
   });
   for (int i = 0; i < std::max(1, options.read_threads); ++i) readers.emplace_back([this] { read_loop(); });
@@ -101,7 +102,8 @@ Status DiskStore::Impl::open_segment(const DiskFiles::Entry& found_file, uint64_
   iovec part{bytes.data(), bytes.size()};
   KVASIR_TRY_STATUS(segment->file->read(0, {&part, 1}));
   auto header = decode_segment_header(bytes);
-  bool ours = header && header->number == number && header->model.same_numbers(options.model);
+  bool ours = header && header->number == number && header->model.same_numbers(options.model) &&
+              header->page_tokens == options.page_tokens && header->section_bytes == options.section_bytes;
   if (!ours) {
     // Another model's, another format's, or one whose writer did not get past its header: left alone.
     if (!header && header.error().code != ErrorCode::kUnsupported && size > 0) ++counters.corrupt_records;

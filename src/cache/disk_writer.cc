@@ -138,7 +138,7 @@ Status DiskStore::Impl::start_segment() {
   segment->number = next_segment++;
   segment->path = options.folder + "/" + segment_name(segment->number);
   KVASIR_TRY(segment->file, options.files->create(segment->path));
-  auto header = encode_segment_header({segment->number, now(), options.model});
+  auto header = encode_segment_header({segment->number, now(), options.model, options.page_tokens, options.section_bytes});
   iovec part = part_of(header);
   Status status = segment->file->write(0, {&part, 1});
   if (status) status = segment->file->sync();

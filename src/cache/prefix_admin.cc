@@ -109,13 +109,13 @@ std::vector<PrefixInfo> PrefixCache::list() const {
     info.tokens = (leaf->index + 1) * c.options.page_tokens;
     info.hits = leaf->hits;
     info.kept = leaf->kept;
+    info.last_used = leaf->last_used;
     for (const Span* at = leaf; at != nullptr; at = at->parent) {
       info.memory_bytes += at->page ? c.pool.page_bytes() : 0;
       info.disk_bytes += at->disk ? c.pool.page_bytes() : 0;
       for (const auto& entry : at->snapshots) {
-        int64_t bytes = entry->state ? static_cast<int64_t>(entry->state->size()) : 0;
-        info.memory_bytes += bytes;
-        info.disk_bytes += entry->record && entry->state ? bytes : 0;
+        info.memory_bytes += entry->state ? entry->bytes : 0;
+        info.disk_bytes += entry->record ? entry->bytes : 0;
         if (at == leaf) info.hits = std::max(info.hits, entry->hits);
       }
     }

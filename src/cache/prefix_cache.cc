@@ -189,6 +189,7 @@ void PrefixCache::put_snapshot(PrefixKey key, std::vector<std::byte> state, Snap
   if (entry == nullptr) entry = &impl_->tree.add_snapshot(*path.last(), key.tokens.subspan(full * impl_->options.page_tokens));
   if (entry->state) impl_->snapshot_order.remove(*entry);
   entry->state = std::make_shared<const std::vector<std::byte>>(std::move(state));
+  entry->bytes = std::ssize(*entry->state);
   entry->use = use;
   entry->superseded = false;
   impl_->snapshot_order.advance(static_cast<int64_t>(entry->state->size()));

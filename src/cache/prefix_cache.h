@@ -110,6 +110,7 @@ struct PrefixInfo {
   int64_t memory_bytes = 0;  // pages and snapshots along it, shared ones included
   int64_t disk_bytes = 0;
   int64_t hits = 0;          // of its last page or of a snapshot behind it
+  int64_t last_used = 0;     // unix seconds when it was found on disk; 0: made since
   bool kept = false;         // by save()
 };
 

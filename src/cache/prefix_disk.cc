@@ -29,6 +29,7 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
       SnapshotEntry& entry = tree.add_snapshot(place, s.tail);
       entry.use = static_cast<SnapshotUse>(s.use);
       entry.record = head.id;
+      entry.bytes = head.payload_bytes;
       entry.hits = head.hits;
       entry.kept = head.kept;
       record.snapshot = &entry;
@@ -50,6 +51,7 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
         span->disk = DiskSlot{head.id, i};
         span->hits = std::max<int64_t>(span->hits, head.hits);
         span->kept = head.kept;
+        span->last_used = head.last_used;
         record.spans[i] = span;
       } else {
         unwanted |= present ? uint64_t{1} << i : 0;

@@ -32,6 +32,7 @@ struct SnapshotEntry {
   std::shared_ptr<const std::vector<std::byte>> state;  // null: not in memory
   std::optional<RecordId> record;                       // on disk
   std::optional<RecordId> writing;                      // on its way there
+  int64_t bytes = 0;
   int64_t hits = 0;
   bool superseded = false;  // the prompt has gone on from here to a later one
   bool kept = false;
@@ -65,6 +66,7 @@ struct Span {
   std::optional<DiskSlot> disk;
   std::optional<RecordId> writing;
   int64_t hits = 0;
+  int64_t last_used = 0;  // when it was found on disk; 0: made since
   int64_t turns = 0;     // how often the prompt had been resumed and gone on before this span was made
   bool resumed = false;  // a sequence went on from a snapshot here
   bool kept = false;

@@ -15,6 +15,7 @@
 
 #include "base/result.h"
 #include "cli/bench.h"
+#include "cli/cache_command.h"
 #include "cli/chat.h"
 #include "cli/error.h"
 #include "cli/generate.h"
@@ -281,6 +282,27 @@ void declare(CLI::App& app, MemoryOptions& o) {
   declare_json(app, o.json, "A JSON object in place of the tables");
 }
 
+void declare(CLI::App& app, CacheOptions& o) {
+  auto action = [](std::string& text) {
+    for (const char* known : {"stat", "ls", "verify", "prune", "export", "import"}) {
+      if (text == known) return std::string();
+    }
+    return fmt::format("'{}' is not one of stat|ls|verify|prune|export|import", text);
+  };
+  app.add_option("action", o.action,
+                 "stat: sizes by model; ls: prefixes; verify: read and check every byte; prune: forget --prefix or shrink to "
+                 "--max-bytes; export FILE, import FILE: --prefix or everything")
+      ->check(CLI::Validator(action, ""))
+      ->type_name("stat|ls|verify|prune|export|import")
+      ->required();
+  app.add_option("file", o.file, "Of export and import")->type_name("FILE");
+  app.add_option("--cache-dir", o.folder, "The cache's folder (default: ~/.cache/kvasir)")->type_name("DIR");
+  app.add_option("--prefix", o.prefix, "Only this prefix, by its id in ls")->type_name("ID");
+  app.add_option("--model", o.model, "Only the model whose weights' hash begins so")->type_name("HASH");
+  app.add_option("--max-bytes", o.max_bytes, "Shrink to this size")->transform(between<int64_t>(1, int64_t{1} << 60))->type_name("N");
+  declare_json(app, o.json, "A JSON object in place of the table");
+}
+
 std::string check_compress_ratio(std::string& text) {
   return text == "0" || text == "4" || text == "128" ? "" : fmt::format("'{}' is not 0, 4 or 128", text);
 }
@@ -378,8 +400,17 @@ Status check(const BenchOptions& o) { return check(o.compute); }
 Status check(const TokenizeOptions&) { return {}; }
 Status check(const InspectOptions&) { return {}; }
 Status check(const MemoryOptions&) { return {}; }
+<<<<<<< HEAD
 Status check(const ServeOptions&) { return {}; }
 Status check(const KeyOptions&) { return {}; }
+=======
+Status check(const CacheOptions& o) {
+  bool file = o.action == "export" || o.action == "import";
+  if (file == o.file.empty()) return Error{ErrorCode::kInvalid, fmt::format("cache {}: {}", o.action, file ? "which FILE?" : "takes no file")};
+  if (o.action == "prune" && o.prefix.empty() && o.max_bytes == 0) return Error{ErrorCode::kInvalid, "cache prune: --prefix ID or --max-bytes N?"};
+  return {};
+}
+>>>>>>> cache
 
 }  // namespace
 
@@ -453,6 +484,9 @@ void CommandLine::add(std::function<int(const InspectOptions&)> run) {
 void CommandLine::add(std::function<int(const MemoryOptions&)> run) {
   state_->add("memory", "Cache bytes and FLOPs at a context length, beside V3.2, GQA and MHA",
               std::move(run));
+}
+void CommandLine::add(std::function<int(const CacheOptions&)> run) {
+  state_->add("cache", "Look at, check, shrink, export or import a prefix cache's folder", std::move(run));
 }
 void CommandLine::add(std::function<int(const BenchOptions&)> run) {
   state_->add("bench", "Prefill and decode rates beside the machine's ceilings", std::move(run));

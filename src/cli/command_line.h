@@ -23,6 +23,7 @@ struct PerplexityOptions;
 struct TokenizeOptions;
 struct InspectOptions;
 struct MemoryOptions;
+struct CacheOptions;
 struct BenchOptions;
 
 class CommandLine {
@@ -40,6 +41,7 @@ class CommandLine {
   void add(std::function<int(const TokenizeOptions&)> run);
   void add(std::function<int(const InspectOptions&)> run);
   void add(std::function<int(const MemoryOptions&)> run);
+  void add(std::function<int(const CacheOptions&)> run);
   void add(std::function<int(const BenchOptions&)> run);
 
   // Parses, runs what was asked for and returns its exit code. --help and --version print and return 0;

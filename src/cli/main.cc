@@ -1,5 +1,6 @@
 // The kvasir binary: which subcommands it has. Their flags are in command_line.cc, their work in a file each.
 #include "cli/bench.h"
+#include "cli/cache_command.h"
 #include "cli/chat.h"
 #include "cli/command_line.h"
 #include "cli/error.h"
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
   line.add(kvasir::run_tokenize);
   line.add(kvasir::run_inspect);
   line.add(kvasir::run_memory);
+  line.add(kvasir::run_cache);
   line.add(kvasir::run_bench);
   return kvasir::finish_output(line.run(argc, argv));
 }

@@ -33,6 +33,8 @@ const std::vector<int64_t> kSections = {1024, 4096, 2048, 512};
 constexpr int64_t kPageBytes = 7680;
 constexpr int64_t kStateBytes = 5000;
 
+constexpr uint32_t kOpened = ~0u;  // what the child says before its first prompt
+
 // Prompt number n goes on from prompt n - n % 4, so that chains share pages.
 std::vector<int32_t> prompt(uint32_t number) {
   std::vector<int32_t> tokens;
@@ -75,6 +77,7 @@ DiskOptions options_for(const std::string& folder) {
   if (!disk) fail(disk.error().message);
   PagePool pool(kPageBytes, 400);
   PrefixCache cache(pool, disk->get(), {.page_tokens = kSpanTokens, .section_bytes = kSections, .snapshot_bytes = 20 * kStateBytes});
+  if (write(out, &kOpened, sizeof kOpened) != sizeof kOpened) std::_Exit(0);
   for (uint32_t number = first;; ++number) {
     auto tokens = prompt(number);
     auto pages = std::ssize(tokens) / kSpanTokens;
@@ -144,11 +147,15 @@ int run(int rounds, const std::string& folder, uint32_t seed) {
       write_until_killed(folder, first, ends[1]);
     }
     close(ends[1]);
-    std::this_thread::sleep_for(std::chrono::microseconds(random() % 60000));
-    kill(child, SIGKILL);
+    // One in five may die while it opens the folder, the others while they write.
     uint32_t number = 0, last = first;
     std::vector<uint32_t> fresh;
-    while (read(ends[0], &number, sizeof number) == sizeof number) fresh.push_back(number);
+    if (random() % 5 != 0 && (read(ends[0], &number, sizeof number) != sizeof number || number != kOpened)) fail("the writer did not open the folder");
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 60000));
+    kill(child, SIGKILL);
+    while (read(ends[0], &number, sizeof number) == sizeof number) {
+      if (number != kOpened) fresh.push_back(number);
+    }
     close(ends[0]);
     int status = 0;
     waitpid(child, &status, 0);
