@@ -10,6 +10,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,6 +60,8 @@ class SchemaCompiler {
     std::string message;
   };
 
+  class Expansion;
+
   Result<uint32_t> value_of(Schemas schemas, ValueMode mode, bool probe);
   Status compile_pending();
   Status compile_value(const Key& key, uint32_t value);
@@ -85,6 +88,7 @@ class SchemaCompiler {
   std::map<Key, uint32_t> values_;
   std::vector<std::pair<Key, uint32_t>> pending_;
   std::vector<Proof> proofs_;
+  std::set<uint32_t> proved_;  // their values
   std::map<std::string, SharedDfa> numbers_;
   size_t steps_ = 0;
 };
