@@ -400,17 +400,14 @@ Status check(const BenchOptions& o) { return check(o.compute); }
 Status check(const TokenizeOptions&) { return {}; }
 Status check(const InspectOptions&) { return {}; }
 Status check(const MemoryOptions&) { return {}; }
-<<<<<<< HEAD
 Status check(const ServeOptions&) { return {}; }
 Status check(const KeyOptions&) { return {}; }
-=======
 Status check(const CacheOptions& o) {
   bool file = o.action == "export" || o.action == "import";
   if (file == o.file.empty()) return Error{ErrorCode::kInvalid, fmt::format("cache {}: {}", o.action, file ? "which FILE?" : "takes no file")};
   if (o.action == "prune" && o.prefix.empty() && o.max_bytes == 0) return Error{ErrorCode::kInvalid, "cache prune: --prefix ID or --max-bytes N?"};
   return {};
 }
->>>>>>> cache
 
 }  // namespace
 

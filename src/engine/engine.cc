@@ -226,15 +226,7 @@ void Engine::describe_pages(const Model& model, Numerics numerics, DiskOptions& 
   disk.page_tokens = kPageTokens;
   disk.section_bytes = layout.section_bytes();
   disk.model.numerics = static_cast<uint64_t>(numerics);
-  // FNV-1a over every number that says where a byte lies.
-  uint64_t hash = 0xcbf29ce484222325ull;
-  auto mix = [&](int64_t value) { hash = (hash ^ static_cast<uint64_t>(value)) * 0x100000001b3ull; };
-  for (int64_t value : {int64_t{kPackedVersion}, layout.page_bytes, layout.state_bytes, layout.window_capacity, int64_t{layout.entry_format.data_bytes},
-                        int64_t{layout.entry_format.scale_bytes}, int64_t{layout.key_format.data_bytes}, int64_t{layout.key_format.scale_bytes}})
-    mix(value);
-  for (const KvLayout::Layer& y : layout.layers)
-    for (int64_t value : {int64_t{y.ratio}, y.tail_capacity, y.entries.data_offset, y.entries.scale_offset, y.keys.data_offset, y.keys.scale_offset}) mix(value);
-  disk.model.layout = hash;
+  disk.model.layout = layout.fingerprint() + kPackedVersion;
 }
 
 }  // namespace kvasir

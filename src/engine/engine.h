@@ -82,8 +82,7 @@ class Engine {
   int64_t max_context() const;
 
   // Fills in what the disk tier must know of pages and snapshots: page_tokens, section_bytes, model.layout and
-  // model.numerics. The rest is the caller's, and what else changes bits (the CPU's instruction set) belongs into
-  // model.numerics too.
+  // model.numerics. The rest is the caller's. Pages of one numerics are good for every backend and instruction set.
   static void describe_pages(const Model& model, Numerics numerics, DiskOptions& disk);
 
  private:

@@ -36,6 +36,8 @@ void AnswerInProgress::push(const StreamEvent& event, SseEvents& out) {
   switch (event.kind) {
     case StreamEvent::Kind::kAdmitted:
       usage_.cache = event.hit;
+      // A client is told what was really not computed (CACHE-1); the engine counts replayed tokens as found.
+      usage_.cache.hit_tokens -= usage_.cache.replayed_tokens;
       formatter_.begin(usage_, out);
       return;
     case StreamEvent::Kind::kPrefill:

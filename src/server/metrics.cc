@@ -62,7 +62,7 @@ struct Metrics::Families {
       BuildCounter().Name("kvasir_engine_steps_total").Help("Steps run").Register(registry);
   prometheus::Family<prometheus::Counter>& step_seconds = BuildCounter()
                                                               .Name("kvasir_engine_step_seconds_total")
-                                                              .Help("Time in steps, by what they held")
+                                                              .Help("Time in steps: all, by what they held, and by part")
                                                               .Register(registry);
   prometheus::Family<prometheus::Counter>& cache_events =
       BuildCounter()
@@ -105,11 +105,15 @@ struct Metrics::Families {
     raise(step_seconds, "part", "all", m.step_seconds);
     raise(step_seconds, "part", "with_prefill", m.prefill_step_seconds);
     raise(step_seconds, "part", "decode_only", m.decode_step_seconds);
+    raise(step_seconds, "part", "forward", m.forward_seconds);
+    raise(step_seconds, "part", "sample", m.sample_seconds);
+    raise(step_seconds, "part", "draft", m.draft_seconds);
     raise(cache_events, "event", "page_evicted", static_cast<double>(m.cache.evicted_pages));
     raise(cache_events, "event", "snapshot_evicted", static_cast<double>(m.cache.evicted_snapshots));
     raise(cache_events, "event", "corrupt_record", static_cast<double>(m.cache.corrupt_records));
     raise(cache_events, "event", "disk_error", static_cast<double>(m.cache.disk_errors));
     sequences.Add({{"state", "running"}}).Set(static_cast<double>(m.running));
+    sequences.Add({{"state", "restoring"}}).Set(static_cast<double>(m.restoring));
     sequences.Add({{"state", "waiting"}}).Set(static_cast<double>(m.waiting));
     sequences.Add({{"state", "preempted"}}).Set(static_cast<double>(m.preempted));
     kv_bytes.Add({{"kind", "pages"}, {"tier", "running"}}).Set(static_cast<double>(m.page_bytes));

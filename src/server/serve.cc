@@ -47,11 +47,8 @@ Result<std::unique_ptr<DiskStore>> open_disk(const Settings& settings, const Mod
   KVASIR_TRY(Fingerprint weights, checkpoint_fingerprint(settings.model_dir));
   options.max_bytes = settings.disk_bytes;
   options.model.weights = {weights.high, weights.low};
-  options.model.numerics = static_cast<uint64_t>(settings.chosen_numerics());
-  KvLayout layout = KvLayout::make(config, settings.chosen_numerics());
-  options.model.layout = layout.fingerprint();
+  Engine::describe_pages(model, settings.chosen_numerics(), options);
   options.model.name = name.substr(0, 40);
-  options.section_bytes = layout.section_bytes();
   return DiskStore::open(std::move(options));
 }
 
@@ -201,7 +198,7 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
   name = settings.model_name.empty() ? folder_name(settings.model_dir) : settings.model_name;
 
   EngineOptions options = engine_options(settings);
-  KVASIR_TRY(options.disk, open_disk(settings, loaded.model.config, name));
+  KVASIR_TRY(options.disk, open_disk(settings, loaded.model, name));
   DiskStore* disk = options.disk.get();
   KVASIR_TRY(engine, Engine::make(loaded.model, std::move(ops), std::move(options)));
   memory = std::make_unique<ReplayMemory>(kReplayMemoryBytes, replay_store(disk));
