@@ -39,7 +39,7 @@ std::string folder_name(const std::string& dir) {
   return name.substr(name.rfind('/') + 1);
 }
 
-Result<std::unique_ptr<DiskStore>> open_disk(const Settings& settings, const ModelConfig& config,
+Result<std::unique_ptr<DiskStore>> open_disk(const Settings& settings, const Model& model,
                                              const std::string& name) {
   if (!settings.disk_cache) return std::unique_ptr<DiskStore>();
   DiskOptions options;
