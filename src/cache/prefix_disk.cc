@@ -43,7 +43,7 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
     auto count = static_cast<int>(std::ssize(tokens) / options.page_tokens);
     record.spans.assign(count, nullptr);
     SpanHash before = e.before;
-    std::vector<Span*> absent;
+    std::vector<SpanHash> absent;
     for (int i = 0; i < count; ++i) {
       Span* span = tree.make_found(e.cache_namespace, before, e.first + i, tokens.subspan(i * options.page_tokens, options.page_tokens));
       bool present = (head.present >> i & 1) != 0;
@@ -55,7 +55,7 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
         record.spans[i] = span;
       } else {
         unwanted |= present ? uint64_t{1} << i : 0;
-        if (span != nullptr) absent.push_back(span);
+        if (span != nullptr) absent.push_back(span->hash);
       }
       before = next_hash(before, tokens.subspan(i * options.page_tokens, options.page_tokens));
       if (span == nullptr) {
@@ -63,10 +63,8 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
         break;
       }
     }
-    // Deepest first: a span without a page stays only as the way to one that has.
-    for (auto it = absent.rbegin(); it != absent.rend(); ++it) {
-      if ((*it)->children.empty()) tree.prune(*it);
-    }
+    // A span without a page stays only as the way to one that has. By hash: pruning one may take those before it along.
+    for (SpanHash hash : absent) tree.prune(tree.find(hash));
   }
   if (unwanted != 0) disk->drop(head.id, unwanted);
   if (!record.empty()) records.emplace(head.id, std::move(record));

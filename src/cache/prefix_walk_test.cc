@@ -170,8 +170,8 @@ TEST(PrefixCacheOnDisk, ARandomWalkKeepsEveryInvariant) {
     options.files = &files;
     options.max_bytes = 256 << 10;
     options.segment_bytes = 16 << 10;
-    int64_t time = 0;
-    options.monotonic_ms = [&] { return time; };
+    std::atomic<int64_t> time{0};
+    options.monotonic_ms = [&] { return time.load(); };
     auto disk = open_store(options);
     auto t = std::make_unique<CacheUnderTest>(40, 2000, disk.get());
     std::vector<Tokens> known = {{}};
