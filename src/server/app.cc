@@ -37,7 +37,6 @@ ApiOptions api_options(const Settings& s, TemplateRevision revision) {
   o.limits.messages = static_cast<size_t>(s.max_messages);
   o.limits.tools = static_cast<size_t>(s.max_tools);
   o.limits.tool_bytes = static_cast<size_t>(s.max_schema_bytes);
-  o.limits.schema_bytes = static_cast<size_t>(s.max_schema_bytes);
   o.other_parts = s.lenient_images ? OtherParts::kPlaceholder : OtherParts::kReject;
   o.require_reasoning = s.strict_reasoning;
   o.refuse_forced_tools = s.strict_tool_choice;
