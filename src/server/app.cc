@@ -30,6 +30,14 @@ Dialect dialect_of(std::string_view path) {
   return Dialect::kChat;
 }
 
+// A browser sends a page's simple POSTs to any address without asking; it names the page's origin. Programs
+// send none.
+bool is_foreign_origin(const HttpRequest& http) {
+  const std::string *origin = http.header("origin"), *host = http.header("host");
+  if (!origin || http.method == "GET" || http.method == "HEAD") return false;
+  return !host || *origin != fmt::format("{}://{}", http.tls ? "https" : "http", *host);
+}
+
 ApiOptions api_options(const Settings& s, TemplateRevision revision) {
   ApiOptions o;
   o.revision = revision;
@@ -68,6 +76,9 @@ Task<> App::handle(const HttpRequest& http, ResponseWriter& out) {
   std::optional<ApiError> error = find_route(call, route);
   if (!error && !route->open && !authorised(call))
     error = ApiError{Fault::kUnauthorized, "the API key is missing or not known", 0};
+  if (!error && is_foreign_origin(http)) {
+    error = ApiError{Fault::kForbidden, "a web page of another origin may not use this server", 0};
+  }
   if (error) {
     co_await send_error(call, *error);
   } else if (route->task) {

@@ -188,6 +188,9 @@ Status Server::Parts::read_files() {
 Status Server::Parts::start_engine(ProgressSink* progress) {
   KVASIR_TRY(Tokenizer loaded_tokenizer, Tokenizer::load(settings.model_dir));
   tokenizer = std::make_unique<Tokenizer>(std::move(loaded_tokenizer));
+  if (settings.constrain) {
+    KVASIR_TRY(vocabulary, Vocabulary::make(*tokenizer));
+  }
   KVASIR_TRY(auto ops,
              make_ops(BackendOptions{settings.backend, settings.chosen_numerics(), {}, settings.threads}));
   LoadOptions load;

@@ -164,8 +164,9 @@ Status Sessions::remove(const SessionRecord& record) {
     }
   }
   engine_.call([&](PrefixCache& cache) { cache.forget({record.cache_namespace, record.tokens}); });
-  if (record.saved && disk_ && !record.id.empty()) return disk_->put_note(note_key(record), {});
-  return {};
+  if (!disk_) return {};
+  if (record.saved && !record.id.empty()) KVASIR_TRY_STATUS(disk_->put_note(note_key(record), {}));
+  return disk_->flush();  // what was answered as deleted does not come back
 }
 
 }  // namespace kvasir
