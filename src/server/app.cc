@@ -68,7 +68,7 @@ App::App(AppParts parts)
   if (parts_.vocabulary) constraints_.emplace(parts_.vocabulary, parts_.log);
 }
 
-App::~App() { text_thread_.join(); }
+App::~App() { text_threads_.join(); }
 
 Task<> App::handle(const HttpRequest& http, ResponseWriter& out) {
   Call call{http, out, "other", dialect_of(strip_base(http.path))};
@@ -135,7 +135,7 @@ Task<> App::on_text_thread(const std::function<void()>& work) {
   };
   Wait wait{done};
   Signal signal;
-  boost::asio::post(text_thread_, [&work, done, signal] {
+  boost::asio::post(text_threads_, [&work, done, signal] {
     work();
     done->count_down();
     signal.notify();
