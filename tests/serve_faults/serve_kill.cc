@@ -130,7 +130,7 @@ void KillTest::save(int port, const std::string& id, std::mt19937& random) {
     std::lock_guard lock(mutex_);
     fork = "fork-" + std::to_string(++forks_);
   }
-  Answer forked = post(port, "/v1/sessions/fork", {{"id", id}, {"new_id", fork}, {"at_tokens", 100 + random() % 300}});
+  Answer forked = post(port, "/v1/sessions/fork", {{"id", id}, {"new_id", fork}, {"at_tokens", 130 + random() % 150}});
   if (forked.status == 200) {
     ++counts_.forks;
     save(port, fork, random);
@@ -241,7 +241,7 @@ void KillTest::cycle() {
     unsigned seed = random_();
     clients.emplace_back([this, c, seed, port = server.port()] { load(port, c, seed); });
   }
-  unsigned longest = random_() % 5 == 0 ? 2000000 : 400000;
+  unsigned longest = random_() % 5 == 0 ? 2000000 : 800000;
   std::this_thread::sleep_for(std::chrono::microseconds(20000 + random_() % longest));
   counts_.corrupt += static_cast<int64_t>(metric(server.port(), "kvasir_cache_events_total{event=\"corrupt_record\"}"));
   counts_.disk_errors += static_cast<int64_t>(metric(server.port(), "kvasir_cache_events_total{event=\"disk_error\"}"));
