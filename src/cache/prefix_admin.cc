@@ -49,9 +49,10 @@ void PrefixCache::Impl::forget(Span& span) {
   span.page.reset();
 }
 
-void PrefixCache::forget(PrefixKey key) {
+void PrefixCache::forget(PrefixKey key, int64_t keep) {
   Impl& c = *impl_;
   c.collect();
+  if (keep >= std::ssize(key.tokens)) return;
   auto full = static_cast<size_t>(std::ssize(key.tokens) / c.options.page_tokens);
   auto path = c.tree.walk(key);
   if (path.root == nullptr || path.spans.size() < full) return;
@@ -78,11 +79,12 @@ void PrefixCache::forget(PrefixKey key) {
     }
     bool shared = own.size() < span->snapshots.size() || std::ranges::any_of(span->children, [&](const Span* s) { return !gone.contains(s); });
     if (shared && depth < full) break;
+    bool kept = static_cast<int64_t>(depth) * c.options.page_tokens <= keep;
     // Where others go on, snapshots at or before the fork are theirs as well.
     for (SnapshotEntry* entry : own) {
-      if (!shared || entry->length >= std::ssize(key.tokens)) entries.push_back(entry);
+      if (entry->length > keep && (!shared || entry->length >= std::ssize(key.tokens))) entries.push_back(entry);
     }
-    if (shared || depth == 0) break;
+    if (shared || kept) break;
     doomed.push_back(span);
     gone.insert(span);
   }

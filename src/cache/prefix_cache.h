@@ -145,8 +145,9 @@ class PrefixCache {
   // Administration. A prefix is kept (never evicted from disk before anything else) or forgotten, in all tiers.
   // kNotFound: nothing of it is known. kIo: the disk refused. kUnsupported: there is no disk tier.
   Status save(PrefixKey key);  // returns when it is on disk and synced
-  // Drops what begins with `key.tokens`, and of its own pages those that no other prompt shares.
-  void forget(PrefixKey key);
+  // Drops what begins with `key.tokens`, and of its own pages those that no other prompt shares. `keep`: others want its
+  // first so many tokens, and where to resume in them.
+  void forget(PrefixKey key, int64_t keep = 0);
   // Writes everything worth keeping and waits for the disk. kIo: some of it could not be written.
   Status flush();
   std::vector<PrefixInfo> list() const;

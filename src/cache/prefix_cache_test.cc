@@ -178,6 +178,21 @@ TEST(PrefixCache, ForgetsAPromptButNotWhatOthersShare) {
   EXPECT_EQ(t.pool.allocated_pages(), 0);
 }
 
+TEST(PrefixCache, KeepsOfAForgottenPromptWhatOthersStillWant) {
+  CacheUnderTest t(64);
+  Tokens first = prompt(1, 60), second = joined(first, prompt(2, 60));
+  t.run(first);
+  t.run(second);
+  t.cache->forget({0, first}, 60);
+  EXPECT_EQ(t.cache->lookup({0, second}, 120).page_tokens, 112) << "it goes on from what is kept";
+  t.cache->forget({0, second}, 60);
+  t.cache->audit();
+  auto match = t.cache->lookup({0, second}, 120);
+  EXPECT_EQ(match.page_tokens, 48);
+  ASSERT_FALSE(match.points.empty());
+  EXPECT_EQ(match.points.back().length, 60);
+}
+
 TEST(PrefixCache, ListsWhatItKnows) {
   CacheUnderTest t(64);
   Tokens a = prompt(1, 48);

@@ -144,8 +144,19 @@ Result<SessionRecord> Sessions::fork(uint64_t cache_namespace, std::string_view 
 Status Sessions::save(SessionRecord& record) {
   if (!disk_) return Error{ErrorCode::kUnsupported, "this server keeps no cache on disk (cache.disk)"};
   Status saved;
-  engine_.call([&](PrefixCache& cache) { saved = cache.save({record.cache_namespace, record.tokens}); });
+  int64_t stored = 0, length = std::ssize(record.tokens);
+  engine_.call([&](PrefixCache& cache) {
+    PrefixKey key{record.cache_namespace, record.tokens};
+    saved = cache.save(key);
+    stored = cache.lookup(key, length).page_tokens;
+  });
   KVASIR_TRY_STATUS(saved);
+  if (stored < (length - 1) / kPageTokens * kPageTokens) {  // the last token may never have been computed
+    return Error{ErrorCode::kNotFound,
+                 fmt::format("the cache has only the first {} of the {} tokens of session '{}': repeat its last "
+                             "request, then save it",
+                             stored, length, record.id)};
+  }
   record.saved = true;
   if (record.id.empty()) return {};
   KVASIR_TRY_STATUS(disk_->put_note(note_key(record), std::as_bytes(std::span(record.tokens))));
@@ -156,17 +167,23 @@ Status Sessions::save(SessionRecord& record) {
 }
 
 Status Sessions::remove(const SessionRecord& record) {
+  int64_t shared = 0;
   {
     std::lock_guard lock(mutex_);
     if (auto found = place_of(record.cache_namespace, record.id); found != records_.end()) {
       token_bytes_ -= found->tokens.size() * sizeof(int32_t);
       records_.erase(found);
     }
+    for (const SessionRecord& other : records_) {
+      if (other.cache_namespace != record.cache_namespace) continue;
+      auto parted = std::ranges::mismatch(record.tokens, other.tokens).in1;
+      shared = std::max<int64_t>(shared, parted - record.tokens.begin());
+    }
   }
-  engine_.call([&](PrefixCache& cache) { cache.forget({record.cache_namespace, record.tokens}); });
+  engine_.call([&](PrefixCache& cache) { cache.forget({record.cache_namespace, record.tokens}, shared); });
   if (!disk_) return {};
   if (record.saved && !record.id.empty()) KVASIR_TRY_STATUS(disk_->put_note(note_key(record), {}));
-  return disk_->flush();  // what was answered as deleted does not come back
+  return disk_->flush();  // what was deleted stays deleted, however this process ends
 }
 
 }  // namespace kvasir

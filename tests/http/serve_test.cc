@@ -283,6 +283,32 @@ TEST_F(ServeTest, ThePrefixCacheSurvivesARestart) {
   EXPECT_EQ(warm.json["choices"][0]["message"]["content"], cold.json["choices"][0]["message"]["content"]);
 }
 
+TEST_F(ServeTest, DeletingASessionLeavesWhatOthersHaveStored) {
+  Json first = chat(filler(1000), 4);
+  first["session_id"] = "first";
+  start(settings());
+  Reply answer = post("/v1/chat/completions", first);
+  ASSERT_EQ(answer.status, 200) << answer.text;
+  Json second = first;
+  second["session_id"] = "second";
+  second["messages"].push_back(answer.json["choices"][0]["message"]);
+  second["messages"].push_back({{"role", "user"}, {"content", filler(600)}});
+  ASSERT_EQ(post("/v1/chat/completions", second).status, 200);
+  auto hit = [&](const Json& request) { return post("/v1/chat/completions", request).json["usage"]["prompt_cache_hit_tokens"].get<int>(); };
+  int of_first = hit(first), of_second = hit(second);
+  ASSERT_EQ(post("/v1/sessions/save", {{"id_prefix", ""}}).status, 400);
+  ASSERT_EQ(post("/v1/sessions/save", {{"id", "first"}}).status, 200);
+  ASSERT_EQ(post("/v1/sessions/save", {{"id", "second"}}).status, 200);
+
+  ASSERT_EQ(ask("DELETE", "/v1/sessions/first").status, 200);
+  EXPECT_EQ(hit(second), of_second) << "its own beginning was deleted with another session";
+  ASSERT_EQ(hit(first), of_first);  // a session again
+  ASSERT_EQ(post("/v1/sessions/save", {{"id", "first"}}).status, 200);
+  ASSERT_EQ(ask("DELETE", "/v1/sessions/second").status, 200);
+  EXPECT_EQ(hit(first), of_first) << "it was deleted with what went on from it";
+  EXPECT_LT(hit(second), of_second);
+}
+
 TEST_F(ServeTest, ASecondServerOnTheSameCacheFolderIsRefused) {
   start(settings());
   auto second = Server::start(settings(), nullptr);
