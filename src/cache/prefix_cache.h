@@ -153,7 +153,9 @@ class PrefixCache {
   // The tokens of a listed prefix, for save and forget. Empty: not known (any more).
   std::vector<int32_t> tokens_of(SpanHash id) const;
 
-  PrefixCacheMetrics metrics() const;  // O(pages)
+  // Pages that make_room can evict now: nobody reads, writes or fills them. O(1).
+  int64_t idle_pages() const;
+  PrefixCacheMetrics metrics() const;  // O(records on disk)
   void audit() const;  // aborts on a broken invariant
 
   struct Impl;  // prefix_cache_impl.h

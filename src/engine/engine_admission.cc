@@ -34,7 +34,7 @@ bool EngineLoop::pages_suffice(const ActiveRequest& a, int64_t adopted) const {
     alone = false;
   }
   if (alone) return true;
-  return pages_wanted(a) - adopted + promised <= runner_->pool().available_pages() + cache_->metrics().idle_pages;
+  return pages_wanted(a) - adopted + promised <= runner_->pool().available_pages() + cache_->idle_pages();
 }
 
 void EngineLoop::admit(Clock::time_point now) {
@@ -173,7 +173,7 @@ void EngineLoop::start(ActiveRequest& a, Clock::time_point now) {
   StreamEvent event;
   event.kind = StreamEvent::Kind::kAdmitted;
   event.hit = hit;
-  a.stream->push(std::move(event));
+  send(a, std::move(event));
 }
 
 Status EngineLoop::take_pages(ActiveRequest& a) {
