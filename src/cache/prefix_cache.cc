@@ -257,7 +257,7 @@ Status PrefixCache::Impl::make_room(int64_t pages) {
   int64_t spills = page_order.count();  // each page once: a disk that is too small may drop it again at once
   while (pool.available_pages() < pages) {
     auto idle = [&](const Span& span) { return pool.references(*span.page) == 1 && !span.load; };
-    auto costs_nothing = [&](const Span& span) { return idle(span) && (span.disk || !may_spill || !worth_writing(span)); };
+    auto costs_nothing = [&](const Span& span) { return idle(span) && (span.disk || !may_spill); };
     if (Span* victim = page_order.first(costs_nothing)) {
       evict(*victim);
       continue;

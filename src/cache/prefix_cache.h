@@ -135,7 +135,7 @@ class PrefixCache {
   // Out of memory; what is on disk stays there.
   void drop_snapshot(PrefixKey key);
   // Nobody extends this prefix just now (its request has ended): what is worth keeping of it goes to disk in the
-  // background. Prefixes of a single page are not worth it.
+  // background.
   void write_behind(PrefixKey key);
 
   // Afterwards `pages` pages can be allocated from the pool: evicts idle ones as far as needed. kBusy: fewer are

@@ -67,7 +67,6 @@ struct PrefixCache::Impl {
   void written(RecordId id, Write& write);
   void failed(Write& write);
   void lost(RecordId id, uint64_t slots);
-  bool worth_writing(const Span& span) const;
   // Queues the spans that need it, in runs; false: the disk takes no more now.
   bool write_spans(std::span<Span* const> spans);
   bool write_extent(std::span<Span* const> run);
