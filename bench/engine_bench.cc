@@ -5,10 +5,12 @@
 //   build/bench/engine_bench gap [--out FILE.json] [--tokens 262144] [--gap-ms 50]
 //   build/bench/engine_bench hit [--out FILE.json] [--tokens 131072]
 //   build/bench/engine_bench drafts [--out FILE.json]
+//   build/bench/engine_bench sample [--out FILE.json] [--tokens 129280]
 //
 // batch   tokens/s of N streams through Engine, and of the same tokens of the same N sequences stepped by the Runner alone, in turns
 // gap     times between the tokens of one stream, alone and while a prompt of --tokens is prefilled beside it
 // hit     time to the first token of a prompt: cold, repeated (a snapshot), repeated after its snapshots are gone (replay)
+// sample  microseconds to sample one token from the logits of --tokens, by parameters
 // drafts  tokens/s of one stream with MTP drafts allowed and not: what the measured choice comes to
 // The bundled model, greedy. Prints a table and writes JSON.
 #include <fmt/core.h>
@@ -17,6 +19,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <fstream>
 #include <mutex>
@@ -322,11 +325,45 @@ void drafts(const Model& model, const Settings& s, JsonWriter& json) {
   json.end_array();
 }
 
+void sample(const Settings& s, JsonWriter& json) {
+  int64_t vocab = s.tokens > 0 ? s.tokens : 129280;
+  std::vector<float> logits(vocab);
+  // Roughly a model's: a few tokens stand out of noise.
+  for (int64_t i = 0; i < vocab; ++i) logits[i] = static_cast<float>(3 * uniform_at(1, i) + 12 * std::pow(uniform_at(2, i), 300.0));
+  json.begin_object("sample").field("vocabulary", vocab);
+  auto time = [&](const char* what, const SamplingParams& params) {
+    Sampler sampler(params);
+    int64_t n = 0, sum = 0;
+    auto begin = Clock::now();
+    for (; n < 20 || seconds_since(begin) < 0.5; ++n) sum += sampler.sample({logits.data(), {vocab}}, n).id;
+    double microseconds = 1e6 * seconds_since(begin) / static_cast<double>(n);
+    fmt::print("{:>28}: {:>9.1f} us (mean id {})\n", what, microseconds, sum / n);
+    json.field(what, microseconds);
+  };
+  SamplingParams greedy, plain;
+  greedy.temperature = 0;
+  greedy.top_logprobs = plain.top_logprobs = -1;
+  SamplingParams top_p = plain, top_k = plain, min_p = plain, own = greedy, best = greedy;
+  top_p.top_p = 0.95f;
+  top_k.top_k = 40;
+  min_p.min_p = 0.05f;
+  own.top_logprobs = 0;
+  best.top_logprobs = 20;
+  time("greedy", greedy);
+  time("temperature 1", plain);
+  time("top_p 0.95", top_p);
+  time("top_k 40", top_k);
+  time("min_p 0.05", min_p);
+  time("greedy and its logprob", own);
+  time("greedy and 20 logprobs", best);
+  json.end_object();
+}
+
 int run(int argc, char** argv) {
   Settings s;
   std::string numerics = "fast";
   CLI::App app("what the engine costs and keeps");
-  app.add_option("mode", s.mode)->required()->check(CLI::IsMember({"batch", "gap", "hit", "drafts"}));
+  app.add_option("mode", s.mode)->required()->check(CLI::IsMember({"batch", "gap", "hit", "drafts", "sample"}));
   app.add_option("--out", s.out);
   app.add_option("--streams", s.streams)->delimiter(',');
   app.add_option("--rounds", s.rounds)->check(CLI::PositiveNumber);
@@ -346,6 +383,7 @@ int run(int argc, char** argv) {
   if (s.mode == "batch") batch(loaded.model, s, json);
   if (s.mode == "gap") gap(loaded.model, s, json);
   if (s.mode == "hit") hit(loaded.model, s, json);
+  if (s.mode == "sample") sample(s, json);
   if (s.mode == "drafts") drafts(loaded.model, s, json);
   json.end_object();
   if (!s.out.empty()) std::ofstream(s.out) << json.text() << '\n';
