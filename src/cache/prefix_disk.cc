@@ -171,9 +171,6 @@ void PrefixCache::Impl::touch_records(const PrefixTree::Path& path, size_t spans
   if (snapshot != nullptr && snapshot->record) disk->touch(*snapshot->record, worth(*snapshot));
 }
 
-// A prefix of a single page is computed again sooner than it is looked up.
-bool PrefixCache::Impl::worth_writing(const Span& span) const { return span.index > 0 || !span.children.empty(); }
-
 bool PrefixCache::Impl::write_extent(std::span<Span* const> run) {
   ExtentHead extent;
   extent.cache_namespace = run[0]->cache_namespace;
@@ -237,7 +234,8 @@ void PrefixCache::write_behind(PrefixKey key) {
   c.collect();
   auto path = c.tree.walk(key);
   for (Span* span : path.spans) c.use(*span);
-  if (c.disk == nullptr || path.spans.size() < 2) return;
+  // Less than a page is computed again sooner than it is looked up.
+  if (c.disk == nullptr || path.spans.empty()) return;
   if (!c.write_spans(path.spans)) return;
   for (SnapshotEntry* entry : c.snapshots_on(path, key)) {
     bool wanted = entry->state && !entry->record && !entry->writing && entry->use != SnapshotUse::kPreempted;
@@ -251,7 +249,7 @@ Status PrefixCache::flush() {
   c.collect();
   std::vector<Span*> spans;
   for (const auto& [hash, span] : c.tree.spans()) {
-    if (span->in_memory() && c.worth_writing(*span) && span->children.empty()) spans.push_back(span.get());
+    if (span->in_memory() && span->children.empty()) spans.push_back(span.get());
   }
   std::ranges::sort(spans, {}, &Span::serial);
   // One chain after the other, each as one key; those that do not fit the queue wait for the disk.
@@ -281,7 +279,7 @@ Status PrefixCache::Impl::write_all_snapshots() {
   std::vector<SnapshotEntry*> entries;
   for (const auto& [hash, span] : tree.spans()) {
     for (const auto& entry : span->snapshots) {
-      bool wanted = entry->state && !entry->record && !entry->writing && entry->use != SnapshotUse::kPreempted && entry->length >= 2 * options.page_tokens;
+      bool wanted = entry->state && !entry->record && !entry->writing && entry->use != SnapshotUse::kPreempted && entry->length >= options.page_tokens;
       if (wanted) entries.push_back(entry.get());
     }
   }
