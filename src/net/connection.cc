@@ -199,6 +199,7 @@ void Connection::report(const HttpRequest& request, const ResponseWriter& out, s
 }
 
 Task<bool> Connection::write(std::string_view bytes) {
+  if (!broken_ && transport_.silence() > server_.options.limits.write_timeout) abort();
   while (!bytes.empty() && !broken_) {
     const int64_t now = transport_.write_now(bytes);
     if (now < 0) break;

@@ -46,14 +46,18 @@ Error cannot_listen(const HttpServerOptions& options, const SystemError& error) 
           fmt::format("cannot listen on {} port {}: {}", options.host, options.port, error.message())};
 }
 
-// Sees to it that a peer that vanished without a word (power, cable) does not keep its connection: what it
-// does not acknowledge within the write timeout ends it, and when nothing is sent it is probed.
-void watch_peer(tcp::socket& socket, const HttpLimits& limits) {
+// What the system keeps of unsent bytes for one reader. With the default it may be megabytes, and the socket counts as
+// full until a third of them is gone: a reader that is slow but steady would run into the write timeout meanwhile.
+constexpr int kUnsentBytes = 64 << 10;
+
+// A peer that vanished without a word (power, cable) is probed while nothing is sent; while something is, the next
+// write sees its silence. TCP_USER_TIMEOUT is no help: it also ends a connection whose reader is slow but steady, since
+// it counts from when the window was first too small.
+void watch_peer(tcp::socket& socket) {
   SystemError ignored;
   socket.set_option(asio::socket_base::keep_alive(true), ignored);
   const int fd = socket.native_handle();
-  const unsigned timeout_ms = static_cast<unsigned>(limits.write_timeout.count());
-  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof(timeout_ms));
+  setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kUnsentBytes, sizeof(kUnsentBytes));
   const int idle_s = 30, interval_s = 10;
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
@@ -154,7 +158,7 @@ Task<> HttpServer::Impl::accept_forever() {
 
 void HttpServer::Impl::serve(tcp::socket socket) {
   state.accepted.fetch_add(1, std::memory_order_relaxed);
-  watch_peer(socket, state.options.limits);
+  watch_peer(socket);
   auto connection = std::make_shared<Connection>(state, std::move(socket));
   std::optional<HttpError> refusal = connection->enter();
   if (refusal) state.refused_connections.fetch_add(1, std::memory_order_relaxed);

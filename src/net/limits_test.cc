@@ -1,4 +1,6 @@
 // What is too slow, too much or too many ends, and takes nothing else with it.
+#include <linux/filter.h>
+
 #include "net/server_fixture_test.h"
 
 namespace kvasir {
@@ -94,6 +96,54 @@ TEST(Limits, ASlowReaderGetsEverythingAndDelaysNobody) {
   EXPECT_LT(seconds_since(begin), 5);
   const std::string body = slow.read_response().body;
   EXPECT_EQ(body.substr(body.size() - 12), "chunk 19999\n");
+}
+
+// A peer that answers nothing any more, not even with a reset, as after a power cut: its own system drops all packets.
+TEST(Limits, APeerThatVanishedLosesItsStream) {
+  HttpServerOptions options;
+  options.limits.write_timeout = 300ms;
+  TestServer server(std::move(options));
+  TestClient vanishes = server.client(), stays = server.client();
+  vanishes.send(TestServer::get("/tick"));
+  stays.send(TestServer::get("/tick"));
+  ASSERT_TRUE(server.waiting.reaches(2));
+  sock_filter drop_all = {BPF_RET | BPF_K, 0, 0, 0};
+  const sock_fprog program = {1, &drop_all};
+  ASSERT_EQ(setsockopt(vanishes.fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), 0);
+  EXPECT_TRUE(server.gone.reaches(1, 5s));
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(stays.read_more(2s)) << "it takes what comes";
+  EXPECT_EQ(server.gone.value(), 1);
+}
+
+// A window that is too small for what is next in line is nothing to worry about while it moves.
+TEST(Limits, AReaderOfAFewBytesAtATimeOutlastsTheWriteTimeout) {
+  HttpServerOptions options;
+  options.limits.write_timeout = 3s;
+  TestServer server(std::move(options));
+  TestClient slow(server.port, 4096);
+  slow.send(TestServer::get("/endless"));
+  ASSERT_TRUE(server.waiting.reaches(1));
+  char taken[8192];
+  for (const auto end = steady_clock::now() + 8s; steady_clock::now() < end; std::this_thread::sleep_for(60ms))
+    ASSERT_GT(recv(slow.fd(), taken, sizeof(taken), 0), 0) << "cut off while it was reading";
+  EXPECT_EQ(server.gone.value(), 0);
+}
+
+// The system tells that a socket has room only when a third of its buffer is free, and the buffer grows to megabytes.
+TEST(Limits, ASteadyReaderIsNotCutOffHoweverMuchTheSystemBuffers) {
+  HttpServerOptions options;
+  options.limits.write_timeout = 400ms;
+  TestServer server(std::move(options));
+  TestClient slow(server.port, 4096);
+  constexpr size_t kBytes = 4'000'000;
+  slow.send(TestServer::get("/big?4000000"));
+  std::string taken(32 << 10, 0);
+  size_t total = 0;
+  for (ssize_t n = 1; n > 0 && total < kBytes; std::this_thread::sleep_for(4ms)) {
+    n = recv(slow.fd(), taken.data(), taken.size(), 0);
+    total += static_cast<size_t>(std::max<ssize_t>(n, 0));
+  }
+  EXPECT_GE(total, kBytes) << "cut off while it was reading";
 }
 
 TEST(Limits, AChunkedBodyIsCountedToo) {

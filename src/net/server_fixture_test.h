@@ -182,7 +182,7 @@ class Count {
 };
 
 // Routes: /hello, /echo (the body), /who (what the handler saw), /wait (until the client is gone), /stream?N
-// (N chunks), /endless (chunks of 64 KB until the client is gone), /sse (three events), /big?N (N bytes),
+// (N chunks), /tick (a byte every 50 ms), /endless (chunks of 64 KB until the client is gone), /sse (three events), /big?N (N bytes),
 // /throw, /nothing, /half (ends in the middle), /empty (204).
 class TestServer {
  public:
@@ -249,6 +249,14 @@ class TestServer {
       co_await sse.comment("open");
       waiting.add();
       while (out.connected()) co_await out.signal().wait(60s);
+      gone.add();
+    } else if (request.path == "/tick") {
+      co_await out.begin(200, text);
+      waiting.add();
+      for (bool more = true; more;) {
+        co_await out.signal().wait(50ms);
+        more = co_await out.write(".");
+      }
       gone.add();
     } else if (request.path == "/throw") {
       throw std::runtime_error("thrown by the test");

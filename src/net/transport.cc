@@ -1,6 +1,11 @@
 // Every error ends as "broken": whatever the peer or the network did, the connection is over.
 #include "net/transport.h"
 
+#include <linux/sockios.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -66,6 +71,23 @@ Task<bool> Transport::write(std::string_view bytes) {
   }
   auto [error, size] = co_await asio::async_write(socket_, source, kAwait);
   co_return !error;
+}
+
+std::chrono::milliseconds Transport::silence() {
+  using std::chrono::milliseconds;
+  const int fd = socket_.native_handle();
+  const auto now = std::chrono::steady_clock::now();
+  int outstanding = 0;
+  if (ioctl(fd, SIOCOUTQ, &outstanding) != 0 || outstanding == 0) {
+    outstanding_since_.reset();
+    return milliseconds(0);
+  }
+  if (!outstanding_since_) outstanding_since_ = now;
+  tcp_info info{};
+  socklen_t size = sizeof(info);
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return milliseconds(0);
+  return std::min(milliseconds(info.tcpi_last_ack_recv),
+                  std::chrono::duration_cast<milliseconds>(now - *outstanding_since_));
 }
 
 Task<> Transport::finish_writing() {

@@ -6,6 +6,7 @@
 
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl/stream.hpp>
+#include <chrono>
 #include <optional>
 #include <span>
 #include <string>
@@ -35,6 +36,10 @@ class Transport {
   // Waits until everything is written. False: broken.
   Task<bool> write(std::string_view bytes);
 
+  // For how long the peer has acknowledged nothing although something is outstanding, as seen by this function alone:
+  // it has to be asked now and then.
+  std::chrono::milliseconds silence();
+
   // Tells the peer that nothing more comes.
   Task<> finish_writing();
   // Ends every read and write under way. The peer may get a reset.
@@ -44,6 +49,7 @@ class Transport {
   boost::asio::ip::tcp::socket socket_;
   std::optional<boost::asio::ssl::stream<boost::asio::ip::tcp::socket&>> tls_;
   std::string remote_address_, local_address_;
+  std::optional<std::chrono::steady_clock::time_point> outstanding_since_;
 };
 
 }  // namespace kvasir

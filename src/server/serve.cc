@@ -4,8 +4,10 @@
 #include <fmt/core.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -114,6 +116,20 @@ sigset_t end_signals() {
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
   return set;
+}
+
+// As many open files as connections may need: shells give 1024, whatever the machine would allow.
+void raise_file_limit(const Settings& settings, Log& log) {
+  constexpr int64_t kOtherFiles = 512;  // cache segments, files of the checkpoint, the log
+  auto wanted = static_cast<rlim_t>(settings.max_connections + kOtherFiles);
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= wanted) return;
+  files.rlim_cur = std::min(wanted, files.rlim_max);
+  setrlimit(RLIMIT_NOFILE, &files);
+  if (files.rlim_cur < wanted) {
+    log.warning("files", {{"open_files", static_cast<int64_t>(files.rlim_cur)},
+                          {"note", "the system allows fewer than limits.connections may need"}});
+  }
 }
 
 void wait_for_signal() {
@@ -234,6 +250,7 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
 }
 
 Status Server::Parts::listen() {
+  raise_file_limit(settings, log);
   HttpServerOptions options = server_options(settings);
   options.error_response = [this](const HttpError& error) { return app->refusal(error); };
   options.on_exchange = [this](const HttpExchange& e) {
