@@ -1,14 +1,16 @@
 // engine_bench: what the engine adds to the runner, and what a long prefill does to a running stream.
 //
 //   cmake --preset cpu -DKVASIR_BENCH=ON && cmake --build build --target engine_bench
-//   build/bench/engine_bench batch [--out FILE.json] [--streams 1,8,64] [--rounds 3] [--numerics fast]
+//   build/bench/engine_bench batch [--out FILE.json] [--streams 1,8,64] [--rounds 15] [--threads 0] [--numerics fast]
 //   build/bench/engine_bench gap [--out FILE.json] [--tokens 262144] [--gap-ms 50]
 //   build/bench/engine_bench hit [--out FILE.json] [--tokens 131072]
 //   build/bench/engine_bench drafts [--out FILE.json]
+//   build/bench/engine_bench sample [--out FILE.json] [--tokens 129280]
 //
-// batch   tokens/s of N streams through Engine, and of the same N sequences stepped by the Runner alone, in turns
+// batch   tokens/s of N streams through Engine, and of the same tokens of the same N sequences stepped by the Runner alone, in turns
 // gap     times between the tokens of one stream, alone and while a prompt of --tokens is prefilled beside it
 // hit     time to the first token of a prompt: cold, repeated (a snapshot), repeated after its snapshots are gone (replay)
+// sample  microseconds to sample one token from the logits of --tokens, by parameters
 // drafts  tokens/s of one stream with MTP drafts allowed and not: what the measured choice comes to
 // The bundled model, greedy. Prints a table and writes JSON.
 #include <fmt/core.h>
@@ -17,6 +19,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <fstream>
 #include <mutex>
@@ -36,8 +39,9 @@ double seconds_since(Clock::time_point t) { return std::chrono::duration<double>
 struct Settings {
   std::string mode, out;
   std::vector<int64_t> streams = {1, 8, 64};
-  int64_t tokens = 0, rounds = 3;
+  int64_t tokens = 0, rounds = 15;
   double gap_ms = 50;
+  int threads = 0;
   Numerics numerics = Numerics::kFast;
 };
 
@@ -58,7 +62,7 @@ T value_of(Result<T> result) {
   return *std::move(result);
 }
 
-std::unique_ptr<Ops> cpu_ops(const Settings& s) { return value_of(make_ops({BackendKind::kCpu, s.numerics, {}, 0})); }
+std::unique_ptr<Ops> cpu_ops(const Settings& s) { return value_of(make_ops({BackendKind::kCpu, s.numerics, {}, s.threads})); }
 
 // Wakes whoever reads any number of streams.
 struct Bell {
@@ -86,17 +90,36 @@ Request request_of(std::vector<int32_t> prompt, int64_t max_tokens) {
   return r;
 }
 
-constexpr int64_t kPrompt = 128, kDecoded = 96, kUncounted = 16;
+constexpr int64_t kPrompt = 128, kUncounted = 16;
 
-// Decode rate once every stream runs, until the first one ends.
-double engine_rate(const Model& model, const Settings& s, int64_t streams, double& forward_share) {
+// Steps that are counted: of few streams more, so that each round takes about a second.
+int64_t counted_steps(int64_t streams) { return std::max<int64_t>(96, 1024 / streams); }
+
+// What both sides compute: stream `i`'s tokens after its prompt. Streams of the engine begin some steps apart, so there are
+// more of them than are counted; and they are random, so that a step reads as many experts whichever of them meet in it.
+std::vector<int32_t> forced_tokens(int64_t streams, int64_t i) {
+  std::vector<int32_t> ids(4 * streams + 2 * counted_steps(streams));
+  for (size_t n = 0; n < ids.size(); ++n) ids[n] = static_cast<int32_t>(300 + 5000 * uniform_at(static_cast<uint64_t>(i), n));
+  return ids;
+}
+
+// Where the time of the engine went: in the forward, in sampling and telling the readers; the rest is planning and books.
+struct Shares {
+  double forward = 0, sample = 0;
+};
+
+// Decode rate once every stream runs, until enough is counted.
+double engine_rate(const Model& model, const Settings& s, int64_t streams, Shares& shares) {
   EngineOptions options;
   options.max_running = static_cast<int>(streams);
   auto engine = value_of(Engine::make(model, cpu_ops(s), std::move(options)));
   Bell bell;
   std::vector<std::unique_ptr<TokenStream>> readers;
   for (int64_t i = 0; i < streams; ++i) {
-    readers.push_back(value_of(engine->submit(request_of(some_prompt(kPrompt, i + 1), kPrompt + 4 * kDecoded))));
+    std::vector<int32_t> script = forced_tokens(streams, i);
+    Request request = request_of(some_prompt(kPrompt, i + 1), std::ssize(script));
+    request.script = std::move(script);
+    readers.push_back(value_of(engine->submit(std::move(request))));
     readers.back()->set_notify([&] { bell.ring(); });
   }
   std::vector<int64_t> got(streams);
@@ -109,6 +132,7 @@ double engine_rate(const Model& model, const Settings& s, int64_t streams, doubl
     for (int64_t i = 0; i < streams; ++i) {
       StreamEvent event;
       while (readers[i]->try_next(event)) {
+        if (event.kind == StreamEvent::Kind::kEnd) die({ErrorCode::kInvalid, "a stream ended before its tokens were counted"});
         if (event.kind != StreamEvent::Kind::kToken) continue;
         ++got[i];
         counted += started;
@@ -119,56 +143,68 @@ double engine_rate(const Model& model, const Settings& s, int64_t streams, doubl
       before = engine->metrics();
       begin = Clock::now();
     }
-    if (started && counted >= kDecoded * streams) {
+    if (started && counted >= counted_steps(streams) * streams) {
       double seconds = seconds_since(begin);
-      forward_share = (engine->metrics().forward_seconds - before.forward_seconds) / seconds;
+      EngineMetrics after = engine->metrics();
+      shares = {(after.forward_seconds - before.forward_seconds) / seconds, (after.sample_seconds - before.sample_seconds) / seconds};
       return static_cast<double>(counted) / seconds;
     }
   }
 }
 
-// The same sequences at the same lengths, stepped by the runner: nothing is sampled, nobody is told.
+// The same tokens of the same sequences, stepped by the runner: nothing is sampled, nobody is told.
 double runner_rate(const Model& model, const Settings& s, int64_t streams) {
   RunnerOptions options;
   options.max_logit_rows = streams;
   auto runner = value_of(Runner::make(model, cpu_ops(s), options));
   std::vector<Sequence> sequences;
+  std::vector<std::vector<int32_t>> forced;
   for (int64_t i = 0; i < streams; ++i) {
     sequences.push_back(value_of(runner->make_sequence()));
+    forced.push_back(forced_tokens(streams, i));
     std::vector<int32_t> prompt = some_prompt(kPrompt, i + 1);
     Runner::Item item{&sequences.back(), prompt, Runner::Logits::kNone};
     if (Status status = runner->step({&item, 1}); !status) die(status.error());
   }
   Clock::time_point begin{};
-  for (int64_t n = 0; n < kUncounted + kDecoded; ++n) {
+  for (int64_t n = 0; n < kUncounted + counted_steps(streams); ++n) {
     if (n == kUncounted) begin = Clock::now();
-    std::vector<int32_t> ids = some_prompt(streams, n + 3);
     std::vector<Runner::Item> items;
-    for (int64_t i = 0; i < streams; ++i) items.push_back({&sequences[i], std::span(ids).subspan(i, 1), Runner::Logits::kLast});
+    for (int64_t i = 0; i < streams; ++i) items.push_back({&sequences[i], std::span(forced[i]).subspan(n, 1), Runner::Logits::kLast});
     if (Status status = runner->step(items); !status) die(status.error());
   }
-  return static_cast<double>(kDecoded * streams) / seconds_since(begin);
+  return static_cast<double>(counted_steps(streams) * streams) / seconds_since(begin);
 }
 
-double median(std::vector<double> v) {
+double quantile(std::vector<double> v, double share) {
   std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
+  return v[static_cast<size_t>(share * static_cast<double>(v.size() - 1) + 0.5)];
 }
 
 void batch(const Model& model, const Settings& s, JsonWriter& json) {
-  fmt::print("{:>8} {:>12} {:>12} {:>8} {:>14}\n", "streams", "runner t/s", "engine t/s", "ratio", "in the forward");
+  fmt::print("{:>8} {:>12} {:>12} {:>8} {:>16} {:>14} {:>12}\n", "streams", "runner t/s", "engine t/s", "ratio", "(quartiles)", "in the forward", "in sampling");
   json.begin_array("batch");
   for (int64_t streams : s.streams) {
-    std::vector<double> ratios, engine, runner, shares;
+    std::vector<double> ratios, engine, runner, forward, sample;
     for (int64_t round = 0; round < s.rounds; ++round) {
-      runner.push_back(runner_rate(model, s, streams));
-      shares.push_back(0);
-      engine.push_back(engine_rate(model, s, streams, shares.back()));
+      Shares shares;
+      // Who goes first alternates, so that a machine that gets slower or faster favours neither.
+      if (round % 2 == 0) runner.push_back(runner_rate(model, s, streams));
+      engine.push_back(engine_rate(model, s, streams, shares));
+      if (round % 2 == 1) runner.push_back(runner_rate(model, s, streams));
+      forward.push_back(shares.forward);
+      sample.push_back(shares.sample);
       ratios.push_back(engine.back() / runner.back());
     }
-    fmt::print("{:>8} {:>12.1f} {:>12.1f} {:>8.3f} {:>14.3f}\n", streams, median(runner), median(engine), median(ratios), median(shares));
-    json.begin_object().field("streams", streams).field("runner_tokens_per_second", median(runner));
-    json.field("engine_tokens_per_second", median(engine)).field("ratio", median(ratios)).field("share_of_time_in_the_forward", median(shares)).begin_array("ratios");
+    double low = quantile(ratios, 0.25), middle = quantile(ratios, 0.5), high = quantile(ratios, 0.75);
+    fmt::print("{:>8} {:>12.1f} {:>12.1f} {:>8.3f} {:>10.3f}-{:.3f} {:>14.3f} {:>12.3f}\n", streams, quantile(runner, 0.5), quantile(engine, 0.5), middle, low, high,
+               quantile(forward, 0.5), quantile(sample, 0.5));
+    json.begin_object().field("streams", streams).field("rounds", s.rounds).field("counted_steps", counted_steps(streams));
+    json.field("runner_tokens_per_second", quantile(runner, 0.5)).field("engine_tokens_per_second", quantile(engine, 0.5));
+    json.field("ratio", middle).field("ratio_lower_quartile", low).field("ratio_upper_quartile", high);
+    json.field("ratio_of_best_rounds", quantile(engine, 1) / quantile(runner, 1));
+    json.field("share_of_time_in_the_forward", quantile(forward, 0.5));
+    json.field("share_of_time_in_sampling", quantile(sample, 0.5)).begin_array("ratios");
     for (double r : ratios) json.value(r);
     json.end_array().end_object();
   }
@@ -289,16 +325,51 @@ void drafts(const Model& model, const Settings& s, JsonWriter& json) {
   json.end_array();
 }
 
+void sample(const Settings& s, JsonWriter& json) {
+  int64_t vocab = s.tokens > 0 ? s.tokens : 129280;
+  std::vector<float> logits(vocab);
+  // Roughly a model's: a few tokens stand out of noise.
+  for (int64_t i = 0; i < vocab; ++i) logits[i] = static_cast<float>(3 * uniform_at(1, i) + 12 * std::pow(uniform_at(2, i), 300.0));
+  json.begin_object("sample").field("vocabulary", vocab);
+  auto time = [&](const char* what, const SamplingParams& params) {
+    Sampler sampler(params);
+    int64_t n = 0, sum = 0;
+    auto begin = Clock::now();
+    for (; n < 20 || seconds_since(begin) < 0.5; ++n) sum += sampler.sample({logits.data(), {vocab}}, n).id;
+    double microseconds = 1e6 * seconds_since(begin) / static_cast<double>(n);
+    fmt::print("{:>28}: {:>9.1f} us (mean id {})\n", what, microseconds, sum / n);
+    json.field(what, microseconds);
+  };
+  SamplingParams greedy, plain;
+  greedy.temperature = 0;
+  greedy.top_logprobs = plain.top_logprobs = -1;
+  SamplingParams top_p = plain, top_k = plain, min_p = plain, own = greedy, best = greedy;
+  top_p.top_p = 0.95f;
+  top_k.top_k = 40;
+  min_p.min_p = 0.05f;
+  own.top_logprobs = 0;
+  best.top_logprobs = 20;
+  time("greedy", greedy);
+  time("temperature 1", plain);
+  time("top_p 0.95", top_p);
+  time("top_k 40", top_k);
+  time("min_p 0.05", min_p);
+  time("greedy and its logprob", own);
+  time("greedy and 20 logprobs", best);
+  json.end_object();
+}
+
 int run(int argc, char** argv) {
   Settings s;
   std::string numerics = "fast";
   CLI::App app("what the engine costs and keeps");
-  app.add_option("mode", s.mode)->required()->check(CLI::IsMember({"batch", "gap", "hit", "drafts"}));
+  app.add_option("mode", s.mode)->required()->check(CLI::IsMember({"batch", "gap", "hit", "drafts", "sample"}));
   app.add_option("--out", s.out);
   app.add_option("--streams", s.streams)->delimiter(',');
   app.add_option("--rounds", s.rounds)->check(CLI::PositiveNumber);
   app.add_option("--tokens", s.tokens);
   app.add_option("--gap-ms", s.gap_ms);
+  app.add_option("--threads", s.threads, "workers of the runner; 0: one per core")->check(CLI::NonNegativeNumber);
   app.add_option("--numerics", numerics)->check(CLI::IsMember({"exact", "native", "fast"}));
   CLI11_PARSE(app, argc, argv);
   s.numerics = numerics == "exact" ? Numerics::kExact : numerics == "native" ? Numerics::kNative : Numerics::kFast;
@@ -307,11 +378,12 @@ int run(int argc, char** argv) {
   JsonWriter json(JsonWriter::Layout::kIndented);
   std::string command = "engine_bench";
   for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
-  json.begin_object().field("command", command).field("model", "models/nano").field("numerics", numerics);
+  json.begin_object().field("command", command).field("model", "models/nano").field("numerics", numerics).field("threads", static_cast<int64_t>(s.threads));
   json.field("cores", static_cast<int64_t>(std::thread::hardware_concurrency()));
   if (s.mode == "batch") batch(loaded.model, s, json);
   if (s.mode == "gap") gap(loaded.model, s, json);
   if (s.mode == "hit") hit(loaded.model, s, json);
+  if (s.mode == "sample") sample(s, json);
   if (s.mode == "drafts") drafts(loaded.model, s, json);
   json.end_object();
   if (!s.out.empty()) std::ofstream(s.out) << json.text() << '\n';

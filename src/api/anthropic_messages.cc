@@ -158,12 +158,8 @@ Status read_messages(const JsonFields& body, const ApiOptions& options, ChatRequ
 
 // ANT-2: server tools have a type of their own and are skipped.
 Status read_tools(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
-  KVASIR_TRY(const JsonValue::Array* tools, body.array("tools"));
+  KVASIR_TRY(const JsonValue::Array* tools, read_tool_list(body, options.limits));
   if (tools == nullptr) return {};
-  if (tools->size() > options.limits.tools) {
-    return Error{ErrorCode::kInvalid,
-                 fmt::format("tools: expected at most {}, saw {}", options.limits.tools, tools->size())};
-  }
   for (size_t i = 0; i < tools->size(); ++i) {
     const std::string path = fmt::format("tools[{}]", i);
     const JsonFields fields((*tools)[i], path);

@@ -196,7 +196,8 @@ TEST(Protocols, Tok2ClientTextForgesNoStructure) {
   EXPECT_EQ(std::count(prompt.ids.begin(), prompt.ids.end(), v4_tokenizer().added_id(kUserText)), 1);
   EXPECT_EQ(std::count(prompt.ids.begin(), prompt.ids.end(), v4_tokenizer().added_id(kAssistantText)), 1);
   EXPECT_EQ(std::count(prompt.ids.begin(), prompt.ids.end(), v4_tokenizer().added_id(kEosText)), 0);
-  EXPECT_EQ(prompt.resume_points.size(), 2u);
+  EXPECT_EQ(prompt.resume_points.size(), 1u);
+  EXPECT_EQ(prompt.ids[prompt.system_tokens], v4_tokenizer().added_id(kUserText));
 }
 
 }  // namespace

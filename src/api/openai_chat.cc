@@ -45,12 +45,8 @@ Status read_messages(const JsonValue& json, const ApiOptions& options, ChatReque
 }
 
 Status read_tools(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
-  KVASIR_TRY(const JsonValue::Array* tools, body.array("tools"));
+  KVASIR_TRY(const JsonValue::Array* tools, read_tool_list(body, options.limits));
   if (tools == nullptr) return {};
-  if (tools->size() > options.limits.tools) {
-    return Error{ErrorCode::kInvalid,
-                 fmt::format("tools: expected at most {}, saw {}", options.limits.tools, tools->size())};
-  }
   for (size_t i = 0; i < tools->size(); ++i) {
     const std::string path = fmt::format("tools[{}]", i);
     const JsonFields fields((*tools)[i], path);
@@ -87,23 +83,9 @@ Status read_response_format(const JsonFields& body, ChatRequest& request) {
   KVASIR_TRY(const JsonValue* format, body.object("response_format"));
   if (format == nullptr) return {};
   const JsonFields fields(*format, "response_format");
-  KVASIR_TRY(const std::string type, fields.text("type"));
-  if (type == "text") return {};
-  if (type == "json_object") {
-    request.reply_format.kind = ReplyFormat::Kind::kJsonObject;
-    return {};
-  }
-  if (type != "json_schema") return fields.wrong("type", "\"text\", \"json_object\" or \"json_schema\"");
+  if (!fields.has("json_schema")) return read_reply_format(fields, fields, request);
   KVASIR_TRY(const JsonValue* wrapper, fields.object("json_schema"));
-  if (wrapper == nullptr) return fields.wrong("json_schema", "an object");
-  const JsonFields inner(*wrapper, "response_format.json_schema");
-  KVASIR_TRY(const JsonValue* schema, inner.object("schema"));
-  if (schema == nullptr) return inner.wrong("schema", "a JSON schema object");
-  request.reply_format.kind = ReplyFormat::Kind::kJsonSchema;
-  request.reply_format.schema = *schema;
-  KVASIR_TRY(request.reply_format.name, inner.text("name"));
-  KVASIR_TRY(request.reply_format.strict, inner.flag("strict", false));
-  return {};
+  return read_reply_format(fields, JsonFields(*wrapper, "response_format.json_schema"), request);
 }
 
 Status read_stream_options(const JsonFields& body, ChatRequest& request) {

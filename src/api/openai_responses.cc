@@ -174,20 +174,7 @@ Status read_text_format(const JsonFields& body, ChatRequest& request) {
   KVASIR_TRY(const JsonValue* format, JsonFields(*text, "text").object("format"));
   if (format == nullptr) return {};
   const JsonFields fields(*format, "text.format");
-  KVASIR_TRY(const std::string type, fields.text("type"));
-  if (type == "text") return {};
-  if (type == "json_object") {
-    request.reply_format.kind = ReplyFormat::Kind::kJsonObject;
-    return {};
-  }
-  if (type != "json_schema") return fields.wrong("type", "\"text\", \"json_object\" or \"json_schema\"");
-  KVASIR_TRY(const JsonValue* schema, fields.object("schema"));
-  if (schema == nullptr) return fields.wrong("schema", "a JSON schema object");
-  request.reply_format.kind = ReplyFormat::Kind::kJsonSchema;
-  request.reply_format.schema = *schema;
-  KVASIR_TRY(request.reply_format.name, fields.text("name"));
-  KVASIR_TRY(request.reply_format.strict, fields.flag("strict", false));
-  return {};
+  return read_reply_format(fields, fields, request);
 }
 
 Status read_include(const JsonFields& body, const ApiLimits& limits, ChatRequest& request) {

@@ -1,7 +1,7 @@
 // Where the text is cut, and what each cut is for:
 //
 //   <BOS>system, tools | <U>question<A> | <think> | reasoning</think>content, block | <EOS><U>result<A> | ..
-//                      ^ resume point   ^ resume point  └─ replayed or encoded ─┘                  ^
+//                      ^ system_tokens  ^ resume point  └─ replayed or encoded ─┘                  ^
 //
 // Only tokens that we wrote count: the same characters inside a client's text are protected and are no cut.
 #include "api/prompt.h"
@@ -129,12 +129,9 @@ class PromptEncoder {
     ++prompt_.replayed_turns;
   }
 
-  void add_resume_point() {
-    const auto length = static_cast<int64_t>(prompt_.ids.size());
-    if (length > 1 && (prompt_.resume_points.empty() || prompt_.resume_points.back() < length)) {
-      prompt_.resume_points.push_back(length);
-    }
-  }
+  // The first token is there without any system text.
+  void end_system() { prompt_.system_tokens = prompt_.ids.size() > 1 ? std::ssize(prompt_.ids) : 0; }
+  void add_resume_point() { prompt_.resume_points.push_back(std::ssize(prompt_.ids)); }
 
   // The think token that stands at the current place, or nothing.
   std::string_view think_token() const {
@@ -173,7 +170,7 @@ Prompt encode_chat(const RenderedPrompt& rendered, const std::vector<const Messa
   for (const Mark& mark : can_cut(tokenizer) ? find_marks(rendered) : std::vector<Mark>()) {
     if (mark.kind == Mark::Kind::kUser) {
       encoder.encode_to(mark.begin);
-      if (!has_user) encoder.add_resume_point();
+      if (!has_user) encoder.end_system();
       has_user = true;
       after_think = false;
     } else if (mark.kind == Mark::Kind::kAssistant) {

@@ -22,8 +22,9 @@ namespace kvasir {
 
 struct Prompt {
   std::vector<int32_t> ids;
-  // Lengths where later requests branch off, ascending: before the first user token (system text and tools
-  // end there), and after each assistant token, before the think token (CACHE-4).
+  int64_t system_tokens = 0;  // system text and tools, up to the first user token; 0: there are none
+  // Lengths where later requests branch off, ascending: after each assistant token, before the think token
+  // (CACHE-4).
   std::vector<int64_t> resume_points;
   bool in_reasoning = false;
   int replayed_turns = 0;   // answers whose sampled tokens were used

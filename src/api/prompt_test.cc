@@ -32,7 +32,7 @@ TEST_P(GoldenIds, Tok3PiecesGiveWhatOneEncodeGives) {
   }
 }
 
-TEST_P(GoldenIds, ResumePointsStandBeforeUsersAndThinkTokens) {
+TEST_P(GoldenIds, SystemTextEndsBeforeTheFirstUserAndResumePointsStandBeforeThinkTokens) {
   const GoldenCase& c = GetParam();
   ChatRequest request;
   request.conversation = c.conversation;
@@ -40,12 +40,14 @@ TEST_P(GoldenIds, ResumePointsStandBeforeUsersAndThinkTokens) {
   auto prompt = build_prompt(request, v4_tokenizer(), {});
   if (!prompt) return;
   std::vector<int64_t> expected;
+  int64_t system = 0;
   bool has_user = false;
   for (size_t i = 0; i < prompt->ids.size(); ++i) {
-    if (prompt->ids[i] == 128803 && !has_user && i > 1) expected.push_back(static_cast<int64_t>(i));
+    if (prompt->ids[i] == 128803 && !has_user && i > 1) system = static_cast<int64_t>(i);
     has_user = has_user || prompt->ids[i] == 128803;
     if (prompt->ids[i] == 128804) expected.push_back(static_cast<int64_t>(i) + 1);
   }
+  EXPECT_EQ(prompt->system_tokens, system);
   EXPECT_EQ(prompt->resume_points, expected);
 }
 

@@ -274,6 +274,31 @@ JsonValue function_object(std::string_view name, const JsonValue* description, c
   return JsonValue(std::move(function));
 }
 
+Status read_reply_format(const JsonFields& format, const JsonFields& schema, ChatRequest& request) {
+  KVASIR_TRY(const std::string type, format.text("type"));
+  if (type == "text") return {};
+  if (type == "json_object") {
+    request.reply_format.kind = ReplyFormat::Kind::kJsonObject;
+    return {};
+  }
+  if (type != "json_schema") return format.wrong("type", "\"text\", \"json_object\" or \"json_schema\"");
+  KVASIR_TRY(const JsonValue* value, schema.object("schema"));
+  if (value == nullptr) return schema.wrong("schema", "a JSON schema object");
+  request.reply_format.kind = ReplyFormat::Kind::kJsonSchema;
+  request.reply_format.schema = *value;
+  KVASIR_TRY(request.reply_format.name, schema.text("name"));
+  KVASIR_TRY(request.reply_format.strict, schema.flag("strict", false));
+  return {};
+}
+
+Result<const JsonValue::Array*> read_tool_list(const JsonFields& body, const ApiLimits& limits) {
+  KVASIR_TRY(const JsonValue::Array* tools, body.array("tools"));
+  if (tools != nullptr && tools->size() > limits.tools) {
+    return Error{ErrorCode::kInvalid, fmt::format("tools: expected at most {}, saw {}", limits.tools, tools->size())};
+  }
+  return tools;
+}
+
 Status add_tool(JsonValue function, OfferedTool tool, std::string_view path, ChatRequest& request) {
   if (!is_tool_name(tool.prompt_name)) {
     const JsonValue seen(tool.prompt_name);

@@ -33,6 +33,11 @@ Status read_stop(const JsonFields& body, std::string_view key, const ApiLimits& 
 // logprobs and top_logprobs of the chat API.
 Status read_logprobs(const JsonFields& body, const ApiLimits& limits, ChatRequest& request);
 
+// `format` has the type; `schema` the members "schema", "name" and "strict" of a json_schema.
+Status read_reply_format(const JsonFields& format, const JsonFields& schema, ChatRequest& request);
+
+// `tools` of the body, not too many; null if absent.
+Result<const JsonValue::Array*> read_tool_list(const JsonFields& body, const ApiLimits& limits);
 // Adds a tool. `function` is the object that goes into the prompt; `path` names the tool in errors.
 Status add_tool(JsonValue function, OfferedTool tool, std::string_view path, ChatRequest& request);
 // {"name", "description", "parameters"}, absent ones left out (ENC-3).

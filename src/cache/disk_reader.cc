@@ -1,6 +1,7 @@
 // The reading threads. A read is cut into tasks, the snapshot first and then section by section over all records, so
 // that the first layers are there while the last ones are still on their way; each task is one large request.
 #include <numeric>
+#include <tuple>
 
 #include "cache/disk_store_impl.h"
 
@@ -190,9 +191,8 @@ std::shared_ptr<DiskRead> DiskStore::read(std::vector<PageToRead> pages, std::op
     }
     for (const auto& page : r->pages) shared.good[page.item] = 1;  // until a part of it is not
   }
-  std::stable_sort(tasks.begin(), tasks.end(), [](const auto& a, const auto& b) {
-    return std::pair(a->end_section > 0, a->first_section) < std::pair(b->end_section > 0, b->first_section);
-  });
+  auto place = [](const auto& task) { return std::tuple(task->end_section > 0, task->first_section, task->record->segment->number, task->record->offset); };
+  std::sort(tasks.begin(), tasks.end(), [&](const auto& a, const auto& b) { return place(a) < place(b); });
   shared.tasks = static_cast<int>(tasks.size());
   while (shared.sections_ready < sections && shared.waiting[shared.sections_ready] == 0) ++shared.sections_ready;
   impl_->reads.insert(impl_->reads.end(), tasks.begin(), tasks.end());

@@ -212,8 +212,8 @@ TEST(DiskStore, StaysUnderItsLimitAndKeepsWhatIsUsed) {
   DiskOptions options = disk_options(dir.file("kv"));
   options.max_bytes = 2 << 20;
   options.segment_bytes = 128 << 10;
-  int64_t time = 1000;
-  options.unix_seconds = [&] { return time; };
+  std::atomic<int64_t> time{1000};
+  options.unix_seconds = [&] { return time.load(); };
   auto store = open_store(options);
   PrefixOnDisk used = make_prefix(1, 16), kept = make_prefix(2, 16);
   ASSERT_TRUE(put(*store, used, {.hits = 3, .weight = 4}) && put(*store, kept, {.kept = true}));

@@ -19,6 +19,7 @@ Status PagePool::reserve(int64_t pages) {
     int64_t first = total_pages();
     slabs_.push_back(std::move(slab));
     references_.resize(total_pages(), 0);
+    cached_.resize(total_pages(), 0);
     for (int64_t i = kSlabPages - 1; i >= 0; --i) free_.push_back(PageId(static_cast<uint32_t>(first + i)));
   }
   return {};
@@ -34,12 +35,25 @@ Result<PageId> PagePool::allocate() {
 
 void PagePool::retain(PageId page) {
   KVASIR_CHECK(references(page) > 0, "page {} is free", static_cast<uint32_t>(page));
-  ++references_[static_cast<size_t>(page)];
+  auto id = static_cast<size_t>(page);
+  idle_ -= idle(id) ? 1 : 0;
+  ++references_[id];
 }
 
 void PagePool::release(PageId page) {
   KVASIR_CHECK(references(page) > 0, "page {} is free", static_cast<uint32_t>(page));
-  if (--references_[static_cast<size_t>(page)] == 0) free_.push_back(page);
+  auto id = static_cast<size_t>(page);
+  KVASIR_CHECK(!idle(id), "page {} is the cache's and nobody else's", id);
+  if (--references_[id] == 0) free_.push_back(page);
+  idle_ += idle(id) ? 1 : 0;
+}
+
+void PagePool::mark_cached(PageId page, bool cached) {
+  KVASIR_CHECK(references(page) > 0, "page {} is free", static_cast<uint32_t>(page));
+  auto id = static_cast<size_t>(page);
+  idle_ -= idle(id) ? 1 : 0;
+  cached_[id] = cached ? 1 : 0;
+  idle_ += idle(id) ? 1 : 0;
 }
 
 int PagePool::references(PageId page) const {
@@ -56,12 +70,17 @@ std::byte* PagePool::address(PageId page) const {
 
 void PagePool::audit() const {
   KVASIR_CHECK(static_cast<int64_t>(references_.size()) == total_pages(), "{} counts for {} pages", references_.size(), total_pages());
-  int64_t unreferenced = 0;
+  int64_t unreferenced = 0, idle_recount = 0;
   for (int count : references_) {
     KVASIR_CHECK(count >= 0, "a page with {} references", count);
     unreferenced += count == 0 ? 1 : 0;
   }
   KVASIR_CHECK(unreferenced == static_cast<int64_t>(free_.size()), "{} pages without references, {} free", unreferenced, free_.size());
+  for (size_t id = 0; id < references_.size(); ++id) {
+    KVASIR_CHECK(references_[id] > 0 || cached_[id] == 0, "page {} is free and the cache's", id);
+    idle_recount += idle(id) ? 1 : 0;
+  }
+  KVASIR_CHECK(idle_recount == idle_, "{} idle pages, {} were counted", idle_recount, idle_);
   std::vector<bool> seen(references_.size());
   for (PageId page : free_) {
     auto id = static_cast<size_t>(page);

@@ -61,6 +61,26 @@ TEST(PagePool, HoldsItsLimitInsideASlab) {
   EXPECT_FALSE(pool.reserve(1));
 }
 
+TEST(PagePool, CountsPagesThatOnlyTheCacheHolds) {
+  PagePool pool(64, 4);
+  PageId page = *pool.allocate();
+  pool.retain(page);
+  pool.mark_cached(page, true);
+  EXPECT_EQ(pool.idle_pages(), 0) << "somebody reads it";
+  pool.release(page);
+  EXPECT_EQ(pool.idle_pages(), 1);
+  pool.retain(page);
+  EXPECT_EQ(pool.idle_pages(), 0);
+  pool.release(page);
+  pool.audit();
+  EXPECT_DEATH(pool.release(page), "the cache's");
+  pool.mark_cached(page, false);
+  EXPECT_EQ(pool.idle_pages(), 0);
+  pool.release(page);
+  EXPECT_EQ(pool.allocated_pages(), 0);
+  pool.audit();
+}
+
 TEST(PagePoolDeathTest, RefusesToReleaseAFreePage) {
   PagePool pool(64, 3);
   auto page = pool.allocate();

@@ -31,7 +31,7 @@ void PrefixCache::Impl::drop_from_disk(SnapshotEntry& entry) {
 
 void PrefixCache::Impl::forget(SnapshotEntry& entry) {
   drop_from_disk(entry);
-  snapshot_order.remove(entry);
+  if (entry.state) let_go(entry);
   Span* span = entry.span;
   std::erase_if(span->snapshots, [&](const auto& e) { return e.get() == &entry; });
 }
@@ -44,9 +44,7 @@ void PrefixCache::Impl::forget(Span& span) {
   if (span.load) span.load->read->wait();
   span.load.reset();
   std::erase(loading, &span);
-  page_order.remove(span);
-  pool.release(*span.page);
-  span.page.reset();
+  let_go(span);
 }
 
 void PrefixCache::forget(PrefixKey key, int64_t keep) {
@@ -135,7 +133,7 @@ void PrefixCache::Impl::audit() const {
   pool.audit();
   tree.audit();
   std::set<PageId> pages;
-  int64_t in_memory = 0, idle = 0, pinned = 0, listed_snapshots = 0;
+  int64_t in_memory = 0, idle = 0, pinned = 0, listed_snapshots = 0, states = 0, state_bytes = 0;
   for (const auto& [hash, span] : tree.spans()) {
     KVASIR_CHECK(span->standing.listed == span->page.has_value(), "a page that is not in the order, or the other way round");
     if (span->page) {
@@ -143,7 +141,7 @@ void PrefixCache::Impl::audit() const {
       KVASIR_CHECK(pages.insert(*span->page).second, "page {} of two spans", static_cast<uint32_t>(*span->page));
       int references = pool.references(*span->page);
       KVASIR_CHECK(references >= (span->writing ? 2 : 1), "page {} with {} references", static_cast<uint32_t>(*span->page), references);
-      ++(references == 1 ? idle : pinned);
+      ++(references == 1 && !span->load ? idle : pinned);
     }
     if (span->load) KVASIR_CHECK(std::ranges::count(loading, span.get()) == 1, "a read that nobody waits for");
     if (span->disk) KVASIR_CHECK(records.at(span->disk->record).spans.at(span->disk->slot) == span.get(), "a record of another span");
@@ -152,12 +150,17 @@ void PrefixCache::Impl::audit() const {
       bool listed = entry->state && entry->use != SnapshotUse::kPreempted;
       KVASIR_CHECK(entry->standing.listed == listed, "a snapshot that is not in the order, or the other way round");
       listed_snapshots += listed ? 1 : 0;
+      states += entry->state ? 1 : 0;
+      state_bytes += entry->state ? std::ssize(*entry->state) : 0;
       if (entry->record) KVASIR_CHECK(records.at(*entry->record).snapshot == entry.get(), "a record of another snapshot");
       if (entry->writing) KVASIR_CHECK(writes.at(*entry->writing).snapshot == entry.get(), "a write of another snapshot");
     }
   }
   KVASIR_CHECK(page_order.count() == in_memory && snapshot_order.count() == listed_snapshots, "{} and {} in the orders, {} and {} in the tree",
                page_order.count(), snapshot_order.count(), in_memory, listed_snapshots);
+  KVASIR_CHECK(pool.idle_pages() == idle && states_held == states && state_bytes_held == state_bytes,
+               "{} idle pages, {} snapshots of {} bytes; counted were {}, {}, {}", idle, states, state_bytes, pool.idle_pages(), states_held,
+               state_bytes_held);
   // (3): whatever is allocated and not the cache's is some sequence's own.
   int64_t own = pool.allocated_pages() - idle - pinned;
   int64_t orphans = 0;  // of forgotten spans, until their write ends

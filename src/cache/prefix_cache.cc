@@ -119,7 +119,7 @@ PrefixCache::~PrefixCache() {
     impl_->collect();
   }
   for (const auto& [hash, span] : impl_->tree.spans()) {
-    if (span->page) impl_->pool.release(*span->page);
+    if (span->page) impl_->let_go(*span);
   }
 }
 
@@ -161,6 +161,7 @@ void PrefixCache::publish(PrefixKey key, int64_t first, std::span<const PageId> 
     if (span.page) continue;
     impl_->pool.retain(pages[i - first]);
     span.page = pages[i - first];
+    impl_->pool.mark_cached(*span.page, true);
     ++fresh;
   }
   impl_->page_order.advance(fresh);
@@ -187,13 +188,9 @@ void PrefixCache::put_snapshot(PrefixKey key, std::vector<std::byte> state, Snap
   if (path.spans.size() < full) return impl_->tree.prune(path.last());  // another prompt has its hash
   SnapshotEntry* entry = impl_->tree.find_snapshot(path, key);
   if (entry == nullptr) entry = &impl_->tree.add_snapshot(*path.last(), key.tokens.subspan(full * impl_->options.page_tokens));
-  if (entry->state) impl_->snapshot_order.remove(*entry);
-  entry->state = std::make_shared<const std::vector<std::byte>>(std::move(state));
-  entry->bytes = std::ssize(*entry->state);
   entry->use = use;
   entry->superseded = false;
-  impl_->snapshot_order.advance(static_cast<int64_t>(entry->state->size()));
-  impl_->use(*entry);
+  impl_->hold(*entry, std::make_shared<const std::vector<std::byte>>(std::move(state)));
   // Only an input's end: the answer's end is one of two ways on, and a chat that drops its reasoning takes the other.
   if (use == SnapshotUse::kPromptEnd) impl_->supersede(path, key);
   impl_->trim_snapshots();
@@ -206,17 +203,38 @@ void PrefixCache::drop_snapshot(PrefixKey key) {
   impl_->evict(*entry);
 }
 
-void PrefixCache::Impl::evict(Span& span) {
+void PrefixCache::Impl::let_go(Span& span) {
   page_order.remove(span);
+  pool.mark_cached(*span.page, false);
   pool.release(*span.page);
   span.page.reset();
+}
+
+void PrefixCache::Impl::hold(SnapshotEntry& entry, std::shared_ptr<const std::vector<std::byte>> state) {
+  if (entry.state) let_go(entry);
+  entry.state = std::move(state);
+  entry.bytes = std::ssize(*entry.state);
+  ++states_held;
+  state_bytes_held += entry.bytes;
+  snapshot_order.advance(entry.bytes);
+  use(entry);
+}
+
+void PrefixCache::Impl::let_go(SnapshotEntry& entry) {
+  snapshot_order.remove(entry);
+  --states_held;
+  state_bytes_held -= std::ssize(*entry.state);
+  entry.state.reset();
+}
+
+void PrefixCache::Impl::evict(Span& span) {
+  let_go(span);
   ++evicted_pages;
   tree.prune(&span);
 }
 
 void PrefixCache::Impl::evict(SnapshotEntry& entry) {
-  snapshot_order.remove(entry);
-  entry.state.reset();
+  let_go(entry);
   ++evicted_snapshots;
   if (!entry.record && !entry.writing) tree.remove_snapshot(entry);
 }
@@ -239,7 +257,7 @@ Status PrefixCache::Impl::make_room(int64_t pages) {
   int64_t spills = page_order.count();  // each page once: a disk that is too small may drop it again at once
   while (pool.available_pages() < pages) {
     auto idle = [&](const Span& span) { return pool.references(*span.page) == 1 && !span.load; };
-    auto costs_nothing = [&](const Span& span) { return idle(span) && (span.disk || !may_spill || !worth_writing(span)); };
+    auto costs_nothing = [&](const Span& span) { return idle(span) && (span.disk || !may_spill); };
     if (Span* victim = page_order.first(costs_nothing)) {
       evict(*victim);
       continue;
@@ -263,16 +281,14 @@ Status PrefixCache::Impl::make_room(int64_t pages) {
   return {};
 }
 
+int64_t PrefixCache::idle_pages() const { return impl_->pool.idle_pages(); }
+
 PrefixCacheMetrics PrefixCache::metrics() const {
   PrefixCacheMetrics m;
-  for (const auto& [hash, span] : impl_->tree.spans()) {
-    m.pages += span->page ? 1 : 0;
-    m.idle_pages += span->page && impl_->pool.references(*span->page) == 1 ? 1 : 0;
-    for (const auto& entry : span->snapshots) {
-      m.snapshots += entry->state ? 1 : 0;
-      m.snapshot_bytes += entry->state ? static_cast<int64_t>(entry->state->size()) : 0;
-    }
-  }
+  m.pages = impl_->page_order.count();
+  m.idle_pages = idle_pages();
+  m.snapshots = impl_->states_held;
+  m.snapshot_bytes = impl_->state_bytes_held;
   m.page_bytes = m.pages * impl_->pool.page_bytes();
   m.evicted_pages = impl_->evicted_pages;
   m.evicted_snapshots = impl_->evicted_snapshots;

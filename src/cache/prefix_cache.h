@@ -135,7 +135,7 @@ class PrefixCache {
   // Out of memory; what is on disk stays there.
   void drop_snapshot(PrefixKey key);
   // Nobody extends this prefix just now (its request has ended): what is worth keeping of it goes to disk in the
-  // background. Prefixes of a single page are not worth it.
+  // background.
   void write_behind(PrefixKey key);
 
   // Afterwards `pages` pages can be allocated from the pool: evicts idle ones as far as needed. kBusy: fewer are
@@ -154,7 +154,9 @@ class PrefixCache {
   // The tokens of a listed prefix, for save and forget. Empty: not known (any more).
   std::vector<int32_t> tokens_of(SpanHash id) const;
 
-  PrefixCacheMetrics metrics() const;  // O(pages)
+  // Pages that make_room can evict now: nobody reads, writes or fills them. O(1).
+  int64_t idle_pages() const;
+  PrefixCacheMetrics metrics() const;  // O(records on disk)
   void audit() const;  // aborts on a broken invariant
 
   struct Impl;  // prefix_cache_impl.h

@@ -45,6 +45,9 @@ struct PrefixCache::Impl {
   void use_path(const PrefixTree::Path& path, size_t spans, std::span<SnapshotEntry* const> snapshots);
   int64_t branch_length(const PrefixTree::Path& path, PrefixKey key, int64_t nearest) const;
   Status make_room(int64_t pages);
+  void let_go(Span& span);  // of its page
+  void hold(SnapshotEntry& entry, std::shared_ptr<const std::vector<std::byte>> state);
+  void let_go(SnapshotEntry& entry);  // of its state
   void evict(Span& span);
   void evict(SnapshotEntry& entry);
   void trim_snapshots();
@@ -64,7 +67,6 @@ struct PrefixCache::Impl {
   void written(RecordId id, Write& write);
   void failed(Write& write);
   void lost(RecordId id, uint64_t slots);
-  bool worth_writing(const Span& span) const;
   // Queues the spans that need it, in runs; false: the disk takes no more now.
   bool write_spans(std::span<Span* const> spans);
   bool write_extent(std::span<Span* const> run);
@@ -95,6 +97,7 @@ struct PrefixCache::Impl {
   std::unordered_map<RecordId, Record> records;
   std::vector<Span*> loading;
   std::vector<SnapshotLoad> loading_snapshots;
+  int64_t states_held = 0, state_bytes_held = 0;  // of snapshots, in memory
   int64_t evicted_pages = 0, evicted_snapshots = 0;
 };
 

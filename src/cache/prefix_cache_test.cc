@@ -87,6 +87,31 @@ TEST(PrefixCache, NeverEvictsWhatIsRead) {
   t.cache->audit();
 }
 
+TEST(PrefixCache, CountsWhatIsIdleAsReadersComeAndGo) {
+  CacheUnderTest t(16);
+  Tokens a = prompt(1, 4 * kSpanTokens), b = prompt(2, 3 * kSpanTokens);
+  t.run(a);
+  t.run(b);
+  EXPECT_EQ(t.cache->idle_pages(), 7);
+  auto restore = t.cache->restore({0, a}, 2 * kSpanTokens, 0);
+  ASSERT_TRUE(restore);
+  EXPECT_EQ(t.cache->idle_pages(), 5);
+  t.cache->audit();
+  restore->reset();
+  EXPECT_EQ(t.cache->idle_pages(), 7);
+  t.cache->forget({0, b});
+  EXPECT_EQ(t.cache->idle_pages(), 4);
+  auto metrics = t.cache->metrics();
+  EXPECT_EQ(metrics.pages, 4);
+  EXPECT_EQ(metrics.idle_pages, 4);
+  EXPECT_EQ(metrics.snapshots, 1);
+  EXPECT_EQ(metrics.snapshot_bytes, 64);
+  t.cache->audit();
+  ASSERT_TRUE(t.cache->make_room(16));
+  EXPECT_EQ(t.cache->idle_pages(), 0);
+  t.cache->audit();
+}
+
 TEST(PrefixCache, OneOffRequestsNeverPushOutAConversation) {  // CACHE-5
   CacheUnderTest t(64, 64 * 40);
   Tokens chat = prompt(1, 160);

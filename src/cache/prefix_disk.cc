@@ -43,7 +43,7 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
     auto count = static_cast<int>(std::ssize(tokens) / options.page_tokens);
     record.spans.assign(count, nullptr);
     SpanHash before = e.before;
-    std::vector<Span*> absent;
+    std::vector<SpanHash> absent;
     for (int i = 0; i < count; ++i) {
       Span* span = tree.make_found(e.cache_namespace, before, e.first + i, tokens.subspan(i * options.page_tokens, options.page_tokens));
       bool present = (head.present >> i & 1) != 0;
@@ -55,7 +55,7 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
         record.spans[i] = span;
       } else {
         unwanted |= present ? uint64_t{1} << i : 0;
-        if (span != nullptr) absent.push_back(span);
+        if (span != nullptr) absent.push_back(span->hash);
       }
       before = next_hash(before, tokens.subspan(i * options.page_tokens, options.page_tokens));
       if (span == nullptr) {
@@ -63,10 +63,8 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
         break;
       }
     }
-    // Deepest first: a span without a page stays only as the way to one that has.
-    for (auto it = absent.rbegin(); it != absent.rend(); ++it) {
-      if ((*it)->children.empty()) tree.prune(*it);
-    }
+    // A span without a page stays only as the way to one that has. By hash: pruning one may take those before it along.
+    for (SpanHash hash : absent) tree.prune(tree.find(hash));
   }
   if (unwanted != 0) disk->drop(head.id, unwanted);
   if (!record.empty()) records.emplace(head.id, std::move(record));
@@ -173,9 +171,6 @@ void PrefixCache::Impl::touch_records(const PrefixTree::Path& path, size_t spans
   if (snapshot != nullptr && snapshot->record) disk->touch(*snapshot->record, worth(*snapshot));
 }
 
-// A prefix of a single page is computed again sooner than it is looked up.
-bool PrefixCache::Impl::worth_writing(const Span& span) const { return span.index > 0 || !span.children.empty(); }
-
 bool PrefixCache::Impl::write_extent(std::span<Span* const> run) {
   ExtentHead extent;
   extent.cache_namespace = run[0]->cache_namespace;
@@ -239,7 +234,8 @@ void PrefixCache::write_behind(PrefixKey key) {
   c.collect();
   auto path = c.tree.walk(key);
   for (Span* span : path.spans) c.use(*span);
-  if (c.disk == nullptr || path.spans.size() < 2) return;
+  // Less than a page is computed again sooner than it is looked up.
+  if (c.disk == nullptr || path.spans.empty()) return;
   if (!c.write_spans(path.spans)) return;
   for (SnapshotEntry* entry : c.snapshots_on(path, key)) {
     bool wanted = entry->state && !entry->record && !entry->writing && entry->use != SnapshotUse::kPreempted;
@@ -253,7 +249,7 @@ Status PrefixCache::flush() {
   c.collect();
   std::vector<Span*> spans;
   for (const auto& [hash, span] : c.tree.spans()) {
-    if (span->in_memory() && c.worth_writing(*span) && span->children.empty()) spans.push_back(span.get());
+    if (span->in_memory() && span->children.empty()) spans.push_back(span.get());
   }
   std::ranges::sort(spans, {}, &Span::serial);
   // One chain after the other, each as one key; those that do not fit the queue wait for the disk.
@@ -283,7 +279,7 @@ Status PrefixCache::Impl::write_all_snapshots() {
   std::vector<SnapshotEntry*> entries;
   for (const auto& [hash, span] : tree.spans()) {
     for (const auto& entry : span->snapshots) {
-      bool wanted = entry->state && !entry->record && !entry->writing && entry->use != SnapshotUse::kPreempted && entry->length >= 2 * options.page_tokens;
+      bool wanted = entry->state && !entry->record && !entry->writing && entry->use != SnapshotUse::kPreempted && entry->length >= options.page_tokens;
       if (wanted) entries.push_back(entry.get());
     }
   }

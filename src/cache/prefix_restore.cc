@@ -76,10 +76,11 @@ void PrefixCache::Impl::finish_loads() {
     if (!span->load->read->done()) return false;
     bool arrived = span->load->read->arrived(span->load->item);
     span->load.reset();
-    if (arrived) return true;
-    page_order.remove(*span);
-    pool.release(*span->page);
-    span->page.reset();
+    if (arrived) {
+      pool.mark_cached(*span->page, true);
+      return true;
+    }
+    let_go(*span);
     tree.prune(span);
     return true;
   });
@@ -88,10 +89,7 @@ void PrefixCache::Impl::finish_loads() {
     auto it = records.find(load.record);  // gone: forgotten, or lost, while it was read
     auto state = load.read->snapshot();
     if (it == records.end() || it->second.snapshot == nullptr || !state || it->second.snapshot->state) return true;
-    SnapshotEntry& entry = *it->second.snapshot;
-    entry.state = std::move(state);
-    snapshot_order.advance(static_cast<int64_t>(entry.state->size()));
-    use(entry);
+    hold(*it->second.snapshot, std::move(state));
     return true;
   });
   trim_snapshots();

@@ -150,13 +150,25 @@ TEST(PrefixCacheOnDisk, SavingWaitsForTheDiskAndSaysWhatFailed) {
   EXPECT_EQ(alone.cache->save({0, a}).error().code, ErrorCode::kUnsupported);
 }
 
-TEST(PrefixCacheOnDisk, WritesNoPrefixOfASinglePage) {
-  TempDir dir;
-  auto disk = open_store(disk_options(dir.file("kv")));
-  CacheUnderTest t(64, 1 << 20, disk.get());
-  t.run(prompt(1, 20));
-  ASSERT_TRUE(t.cache->flush());
-  EXPECT_EQ(t.cache->metrics().disk_pages, 0);
+TEST(PrefixCacheOnDisk, APrefixOfASinglePageSurvivesAndLessIsNotWritten) {  // CACHE-2
+  for (bool behind : {true, false}) {
+    TempDir dir;
+    Tokens page = prompt(1, kSpanTokens + 4), less = prompt(2, kSpanTokens - 1);
+    {
+      auto disk = open_store(disk_options(dir.file("kv")));
+      CacheUnderTest t(64, 1 << 20, disk.get());
+      t.run(page, SnapshotUse::kPromptEnd, 64, behind);
+      t.run(less, SnapshotUse::kPromptEnd, 64, behind);
+      ASSERT_TRUE(t.cache->flush());
+      EXPECT_EQ(t.cache->metrics().disk_pages, 1);
+      EXPECT_EQ(t.cache->metrics().disk_snapshots, 1);
+    }
+    auto disk = open_store(disk_options(dir.file("kv")));
+    CacheUnderTest t(64, 1 << 20, disk.get());
+    EXPECT_EQ(t.run(joined(page, prompt(3, 5))), 5);
+    EXPECT_EQ(t.run(less), kSpanTokens - 1);
+    t.cache->audit();
+  }
 }
 
 // The model: which prompts were ever run. The cache may know less, never more, and never other bytes (run checks each).
@@ -170,8 +182,8 @@ TEST(PrefixCacheOnDisk, ARandomWalkKeepsEveryInvariant) {
     options.files = &files;
     options.max_bytes = 256 << 10;
     options.segment_bytes = 16 << 10;
-    int64_t time = 0;
-    options.monotonic_ms = [&] { return time; };
+    std::atomic<int64_t> time{0};
+    options.monotonic_ms = [&] { return time.load(); };
     auto disk = open_store(options);
     auto t = std::make_unique<CacheUnderTest>(40, 2000, disk.get());
     std::vector<Tokens> known = {{}};

@@ -18,6 +18,7 @@
 #include "cli/cache_command.h"
 #include "cli/chat.h"
 #include "cli/error.h"
+#include "cli/export_gguf.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/key.h"
@@ -303,6 +304,17 @@ void declare(CLI::App& app, CacheOptions& o) {
   declare_json(app, o.json, "A JSON object in place of the table");
 }
 
+void declare(CLI::App& app, ExportGgufOptions& o) {
+  declare_model(app, o.model_dir);
+  app.add_option("--out", o.out_file, "The file to write")->type_name("FILE")->required();
+  add_choice<GgufWeights>(app, "--type", o.weights,
+                          {{"f32", GgufWeights::kF32}, {"bf16", GgufWeights::kBf16}, {"q8_0", GgufWeights::kQ8_0}, {"mxfp4", GgufWeights::kMxfp4}},
+                          "Of matrices. q8_0: FP8 and FP4 become Q8_0, BF16 stays; mxfp4: the same, with FP4 experts bit for bit")
+      ->default_str("bf16");
+  app.add_flag("--mtp", o.mtp, "Also the MTP block (llama.cpp before August 2026 takes it for one more layer)");
+  declare_json(app, o.json, "A JSON object in place of the line");
+}
+
 std::string check_compress_ratio(std::string& text) {
   return text == "0" || text == "4" || text == "128" ? "" : fmt::format("'{}' is not 0, 4 or 128", text);
 }
@@ -402,6 +414,7 @@ Status check(const InspectOptions&) { return {}; }
 Status check(const MemoryOptions&) { return {}; }
 Status check(const ServeOptions&) { return {}; }
 Status check(const KeyOptions&) { return {}; }
+Status check(const ExportGgufOptions&) { return {}; }
 Status check(const CacheOptions& o) {
   bool file = o.action == "export" || o.action == "import";
   if (file == o.file.empty()) return Error{ErrorCode::kInvalid, fmt::format("cache {}: {}", o.action, file ? "which FILE?" : "takes no file")};
@@ -484,6 +497,9 @@ void CommandLine::add(std::function<int(const MemoryOptions&)> run) {
 }
 void CommandLine::add(std::function<int(const CacheOptions&)> run) {
   state_->add("cache", "Look at, check, shrink, export or import a prefix cache's folder", std::move(run));
+}
+void CommandLine::add(std::function<int(const ExportGgufOptions&)> run) {
+  state_->add("export-gguf", "Write a checkpoint as a GGUF file, for llama.cpp", std::move(run));
 }
 void CommandLine::add(std::function<int(const BenchOptions&)> run) {
   state_->add("bench", "Prefill and decode rates beside the machine's ceilings", std::move(run));

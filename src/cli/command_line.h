@@ -24,6 +24,7 @@ struct TokenizeOptions;
 struct InspectOptions;
 struct MemoryOptions;
 struct CacheOptions;
+struct ExportGgufOptions;
 struct BenchOptions;
 
 class CommandLine {
@@ -42,6 +43,7 @@ class CommandLine {
   void add(std::function<int(const InspectOptions&)> run);
   void add(std::function<int(const MemoryOptions&)> run);
   void add(std::function<int(const CacheOptions&)> run);
+  void add(std::function<int(const ExportGgufOptions&)> run);
   void add(std::function<int(const BenchOptions&)> run);
 
   // Parses, runs what was asked for and returns its exit code. --help and --version print and return 0;

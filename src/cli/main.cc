@@ -4,6 +4,7 @@
 #include "cli/chat.h"
 #include "cli/command_line.h"
 #include "cli/error.h"
+#include "cli/export_gguf.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/key.h"
@@ -25,6 +26,7 @@ int main(int argc, char** argv) {
   line.add(kvasir::run_inspect);
   line.add(kvasir::run_memory);
   line.add(kvasir::run_cache);
+  line.add(kvasir::run_export_gguf);
   line.add(kvasir::run_bench);
   return kvasir::finish_output(line.run(argc, argv));
 }

@@ -18,7 +18,7 @@ namespace {
 
 constexpr double kCacheShare = 0.25, kSnapshotShare = 0.0625;  // of the machine's memory, unless told otherwise
 
-// The cache counts by a walk over all its spans: too dear for every step.
+// The disk tier counts by a walk over all its records: too dear for every step.
 constexpr auto kCacheCountInterval = std::chrono::milliseconds(250);
 
 int64_t machine_bytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE); }
@@ -162,7 +162,7 @@ Engine::~Engine() {
     StreamEvent end;
     end.kind = StreamEvent::Kind::kEnd;
     end.reason = EndReason::kCancelled;
-    request->stream->push(std::move(end));
+    if (request->stream->push(std::move(end))) request->stream->tell_reader();
   }
 }
 

@@ -33,8 +33,8 @@ struct StreamState;  // what the two ends of a stream share
 class TokenStream {
  public:
   ~TokenStream();
-  // `notify` runs on the engine thread whenever the stream turns from empty to not empty (at once, if it already
-  // is not); it must not block, nor touch the stream. Set before the first try_next.
+  // `notify` runs on the engine thread when the stream has turned from empty to not empty, at the end of the step (at
+  // once, if it already is not); it must not block, nor touch the stream. Set before the first try_next.
   void set_notify(std::function<void()> notify);
   // False: nothing there now. After kEnd there is never anything more.
   bool try_next(StreamEvent& event);

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kGrowthTokens = 256;  // of an answer, promised at admission
 constexpr int64_t kWorthWaiting = 256;  // tokens that another request is about to compute anyway
+constexpr size_t kLatePoints = 4;       // resume points of a prompt, from its end, that get a snapshot
 constexpr int kMaxAttempts = 3;         // at reading a prefix that turns out damaged; then it is computed
 
 }  // namespace
@@ -34,7 +35,7 @@ bool EngineLoop::pages_suffice(const ActiveRequest& a, int64_t adopted) const {
     alone = false;
   }
   if (alone) return true;
-  return pages_wanted(a) - adopted + promised <= runner_->pool().available_pages() + cache_->metrics().idle_pages;
+  return pages_wanted(a) - adopted + promised <= runner_->pool().available_pages() + cache_->idle_pages();
 }
 
 void EngineLoop::admit(Clock::time_point now) {
@@ -173,7 +174,7 @@ void EngineLoop::start(ActiveRequest& a, Clock::time_point now) {
   StreamEvent event;
   event.kind = StreamEvent::Kind::kAdmitted;
   event.hit = hit;
-  a.stream->push(std::move(event));
+  send(a, std::move(event));
 }
 
 Status EngineLoop::take_pages(ActiveRequest& a) {
@@ -192,12 +193,12 @@ Status EngineLoop::take_pages(ActiveRequest& a) {
 void EngineLoop::set_points(ActiveRequest& a, int64_t branch_length) {
   a.points.clear();
   a.next_point = 0;
-  const std::vector<int64_t>& wanted = a.request.resume_points;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    // The first of several ends what many conversations share.
-    bool system = i == 0 && wanted.size() > 1;
-    if (wanted[i] < a.prompt_tokens) add_point(a, {wanted[i], system ? SnapshotUse::kSystem : SnapshotUse::kPromptEnd});
-  }
+  if (a.request.system_tokens < a.prompt_tokens) add_point(a, {a.request.system_tokens, SnapshotUse::kSystem});
+  // A long history that comes for the first time has a point for each of its turns. Where others than the last turns are
+  // resumed, two prompts part, and the cache says so.
+  std::span<const int64_t> wanted = a.request.resume_points;
+  for (int64_t point : wanted.last(std::min(wanted.size(), kLatePoints)))
+    if (point < a.prompt_tokens) add_point(a, {point, SnapshotUse::kPromptEnd});
   // All but the last token, which the same prompt has to compute again for its logits.
   add_point(a, {a.prompt_tokens - 1, SnapshotUse::kPromptEnd});
   add_point(a, {branch_length, SnapshotUse::kBranch});

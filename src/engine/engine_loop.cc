@@ -26,6 +26,17 @@ void EngineLoop::submit(std::unique_ptr<ActiveRequest> request) {
   requests_.push_back(std::move(request));
 }
 
+// Readers are told once a turn, when everybody's token is there: a reader that wakes at the first takes the processor from
+// the engine between two samples, and sleeps again before the next.
+void EngineLoop::send(ActiveRequest& a, StreamEvent event) {
+  if (a.stream->push(std::move(event))) untold_.push_back(a.stream);
+}
+
+void EngineLoop::tell_readers() {
+  for (const auto& stream : untold_) stream->tell_reader();
+  untold_.clear();
+}
+
 EngineLoop::Clock::time_point EngineLoop::turn(Clock::time_point now) {
   if (failed_) end_all(EndReason::kFailed, error_);
   expire(now);
@@ -34,9 +45,11 @@ EngineLoop::Clock::time_point EngineLoop::turn(Clock::time_point now) {
   if (plan()) {
     compute();
     remove_ended();
+    tell_readers();
     return now;
   }
   remove_ended();
+  tell_readers();
   auto next = Clock::time_point::max();
   for (const auto& a : requests_) {
     next = std::min(next, a->request.deadline);
@@ -63,6 +76,7 @@ void EngineLoop::expire(Clock::time_point now) {
 void EngineLoop::end_all(EndReason reason, const Error& error) {
   for (const auto& a : requests_) finish(*a, reason, error);
   remove_ended();
+  tell_readers();
 }
 
 void EngineLoop::fail(const Error& error) {
@@ -108,7 +122,7 @@ void EngineLoop::finish(ActiveRequest& a, EndReason reason, const Error& error) 
   end.kind = StreamEvent::Kind::kEnd;
   end.reason = reason;
   end.error = error;
-  a.stream->push(std::move(end));
+  send(a, std::move(end));
 }
 
 void EngineLoop::drop_preempted_snapshot(ActiveRequest& a) {

@@ -29,13 +29,13 @@ class EngineLoop {
   void submit(std::unique_ptr<ActiveRequest> request);
   // Everything one step does. Returns when to call again at the latest if nothing is signalled: now while there is work.
   Clock::time_point turn(Clock::time_point now);
-  // Ends everything.
+  // Ends everything, and tells the readers.
   void end_all(EndReason reason, const Error& error);
   bool idle() const { return requests_.empty(); }
   void fail(const Error& error);
 
   PrefixCache& cache() { return *cache_; }
-  // All but the cache's, which cost a walk over it: those are cache().metrics().
+  // All but the cache's, which cost a walk over its records: those are cache().metrics().
   EngineMetrics metrics() const;
 
  private:
@@ -73,6 +73,8 @@ class EngineLoop {
               int64_t generated);
 
   // engine_loop.cc
+  void send(ActiveRequest& a, StreamEvent event);
+  void tell_readers();
   static bool exact(const ActiveRequest& a);
   void publish(ActiveRequest& a);
   void keep_snapshot(ActiveRequest& a, SnapshotUse use);
@@ -92,6 +94,7 @@ class EngineLoop {
   ChunkPacer chunks_;
   std::vector<DraftPacer> drafts_;      // by number of decoding sequences
   uint64_t releases_ = 1;               // how often pages came free: a request that did not fit need not ask before
+  std::vector<std::shared_ptr<StreamState>> untold_;  // streams that turned from empty to not empty this turn
   bool failed_ = false;
   Error error_;
 

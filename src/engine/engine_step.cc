@@ -138,7 +138,7 @@ void EngineLoop::commit(Row& row) {
     StreamEvent event;
     event.kind = StreamEvent::Kind::kPrefill;
     event.prefilled = prefilled;
-    a.stream->push(std::move(event));
+    send(a, std::move(event));
   }
   if (a.phase == Phase::kClosing) return finish(a, a.reason);
   if (row.first_logit >= 0 && !sample_rows(a, row)) return;
@@ -172,7 +172,7 @@ bool EngineLoop::sample_rows(ActiveRequest& a, const Row& row) {
     if (a.request.constraint && a.request.script.empty()) a.request.constraint->accept(id);
     StreamEvent event;
     event.token = std::move(token);
-    a.stream->push(std::move(event));
+    send(a, std::move(event));
     bool agreed = i < row.drafts && id == row.ids[row.ids.size() - row.drafts + i];
     if (agreed) ++counters_.accepted_tokens;
     if (a.generated >= a.max_tokens) {

@@ -28,9 +28,11 @@ struct Request {
   std::vector<int32_t> stop_ids;   // generation ends before these; they are not in the stream
   Priority priority = Priority::kInteractive;
 
-  // Lengths of the prompt, ascending, where a later request is likely to branch off: after the system text and
-  // tools, before the think token (CACHE-4), after each tool result. The engine keeps a snapshot at each, and at
-  // the end of the prompt and of the output.
+  // Length of what many conversations share: the system text and tools; 0: nothing. The engine keeps a snapshot there.
+  int64_t system_tokens = 0;
+  // Lengths of the prompt, ascending, where a later request is likely to branch off: before the think token (CACHE-4),
+  // after each tool result. The engine keeps a snapshot at each of the last few that it computes, and at the end of the
+  // prompt and of the output.
   std::vector<int64_t> resume_points;
   // Sequences of different namespaces share no cached page (hash seed). 0: the common one.
   uint64_t cache_namespace = 0;

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace kvasir {
 namespace {
@@ -38,6 +40,59 @@ float max_of(std::span<const float> values) {
 int32_t best_of(std::span<const float> values) {
   auto at = std::find(values.begin(), values.end(), max_of(values));
   return at == values.end() ? 0 : static_cast<int32_t>(at - values.begin());
+}
+
+constexpr size_t kBlock = 64;  // tokens whose weights are summed together
+
+// e^-87 is about where floats end; whatever is below it weighs nothing.
+constexpr float kLowest = 87.0f;
+
+// e^-x for x in [0, kLowest], to 2 units in the last place. No library: the same bits on every machine.
+constexpr float exp_of_minus(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+  float whole = x * -1.44269504f + kRound - kRound;
+  float rest = -x - whole * 0.693359375f + whole * 2.12194440e-4f;  // ln 2 in two parts; |rest| <= ln 2 / 2
+  float series = (((1.0f / 720 * rest + 1.0f / 120) * rest + 1.0f / 24) * rest + 1.0f / 6) * rest + 0.5f;
+  series = (series * rest + 1.0f) * rest + 1.0f;
+  return series * std::bit_cast<float>((static_cast<int32_t>(whole) + 127) << 23);
+}
+
+// e^x for x <= 0. Floats are not compared, since that may trap and then the compiler does one value at a time; the bits
+// of their sizes are. Subtracting the least value makes it 0 and changes nothing that counts.
+float weight_of(float x) {
+  int32_t size = std::bit_cast<int32_t>(x) & 0x7fffffff;
+  constexpr float kLeast = exp_of_minus(kLowest);
+  return exp_of_minus(std::bit_cast<float>(std::min(size, std::bit_cast<int32_t>(kLowest)))) - kLeast;
+}
+
+double sum_of(std::span<const float> values) {
+  constexpr size_t kLanes = 8;
+  std::array<double, kLanes> lanes{};
+  size_t whole = values.size() / kLanes * kLanes;
+  for (size_t i = 0; i < whole; i += kLanes)
+    for (size_t j = 0; j < kLanes; ++j) lanes[j] += values[i + j];
+  double sum = std::accumulate(lanes.begin(), lanes.end(), 0.0);
+  for (size_t i = whole; i < values.size(); ++i) sum += values[i];
+  return sum;
+}
+
+// How many values reach `cut`, and their sum.
+std::pair<int64_t, double> above(std::span<const float> values, float cut) {
+  constexpr size_t kLanes = 16;
+  std::array<float, kLanes> sums{};
+  std::array<int32_t, kLanes> counts{};
+  size_t whole = values.size() / kLanes * kLanes;
+  for (size_t i = 0; i < whole; i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) {
+      sums[j] += values[i + j] >= cut ? values[i + j] : 0.0f;
+      counts[j] += values[i + j] >= cut ? 1 : 0;
+    }
+  }
+  for (size_t i = whole; i < values.size(); ++i) {
+    sums[i - whole] += values[i] >= cut ? values[i] : 0.0f;
+    counts[i - whole] += values[i] >= cut ? 1 : 0;
+  }
+  return {std::accumulate(counts.begin(), counts.end(), int64_t{0}), std::accumulate(sums.begin(), sums.end(), 0.0)};
 }
 
 }  // namespace
@@ -78,42 +133,45 @@ SampledToken Sampler::force(View<const float, 1> logits, int32_t id) {
   return token;
 }
 
-int32_t Sampler::draw(std::span<const float> logits, int64_t position) {
+void Sampler::fill_weights(std::span<const float> logits, float temperature) {
   float max = max_of(logits);
-  candidates_.clear();
-  double total = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    float weight = std::exp((logits[i] - max) / params_.temperature);  // 1 for the best token
-    if (weight < params_.min_p || weight == 0) continue;
-    candidates_.emplace_back(weight, static_cast<int32_t>(i));
-    total += weight;
-  }
-  // min-p compares with the best weight alone, so doing it before top-k and top-p keeps the same tokens;
-  // top-p's total must still count what min-p removed.
-  if (params_.min_p > 0) {
-    total = 0;
-    for (float l : logits) total += std::exp((l - max) / params_.temperature);
-  }
-  bool by_id = true;  // candidates_ ascend by id until a filter has moved them
-  if (params_.top_k > 0 && params_.top_k < static_cast<int>(candidates_.size())) {
-    by_id = false;
-    std::nth_element(candidates_.begin(), candidates_.begin() + params_.top_k, candidates_.end(), before);
+  weights_.resize(logits.size());
+  const float* in = logits.data();
+  float* out = weights_.data();
+  for (size_t i = 0; i < logits.size(); ++i) out[i] = weight_of((in[i] - max) / temperature);
+  block_sums_.clear();
+  for (size_t begin = 0; begin < weights_.size(); begin += kBlock)
+    block_sums_.push_back(sum_of(std::span(weights_).subspan(begin, std::min(kBlock, weights_.size() - begin))));
+}
+
+double Sampler::total_weight() const { return std::accumulate(block_sums_.begin(), block_sums_.end(), 0.0); }
+
+int32_t Sampler::draw(std::span<const float> logits, int64_t position) {
+  fill_weights(logits, params_.temperature);
+  double total = total_weight();
+  if (!(total > 0)) return best_of(logits);
+  double uniform = uniform_at(params_.seed, static_cast<uint64_t>(position));
+  bool by_k = params_.top_k > 0 && params_.top_k < std::ssize(logits);
+  bool by_p = params_.top_p < 1;
+  if (!by_k && !by_p && params_.min_p <= 0) return draw_of_all(uniform * total);
+
+  gather(by_k, by_p, total);
+  if (by_k || by_p) std::sort(candidates_.begin(), candidates_.end(), before);
+  if (by_k && params_.top_k <= std::ssize(candidates_)) {
     candidates_.resize(params_.top_k);
     total = 0;
     for (const auto& c : candidates_) total += c.first;
   }
-  if (params_.top_p < 1) {
-    std::sort(candidates_.begin(), candidates_.end(), before);
+  if (by_p) {
     double sum = 0;
     size_t keep = 0;
     while (keep < candidates_.size() && sum < params_.top_p * total) sum += candidates_[keep++].first;
     candidates_.resize(std::max<size_t>(1, keep));
-  } else if (!by_id) {
-    std::sort(candidates_.begin(), candidates_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   }
+  std::erase_if(candidates_, [&](const auto& c) { return c.first < params_.min_p; });
   double sum = 0;
   for (const auto& c : candidates_) sum += c.first;
-  double point = uniform_at(params_.seed, static_cast<uint64_t>(position)) * sum;
+  double point = uniform * sum;
   for (const auto& c : candidates_) {
     point -= c.first;
     if (point < 0) return c.second;
@@ -121,11 +179,44 @@ int32_t Sampler::draw(std::span<const float> logits, int64_t position) {
   return candidates_.back().second;
 }
 
+// Whole blocks are passed over by their sums.
+int32_t Sampler::draw_of_all(double point) const {
+  size_t last = 0;
+  for (size_t block = 0; block < block_sums_.size(); ++block) {
+    if (point >= block_sums_[block]) {
+      point -= block_sums_[block];
+      continue;
+    }
+    size_t begin = block * kBlock, end = std::min(begin + kBlock, weights_.size());
+    for (size_t i = begin; i < end; ++i) {
+      if (weights_[i] == 0) continue;
+      last = i;
+      point -= weights_[i];
+      if (point < 0) return static_cast<int32_t>(i);
+    }
+  }
+  // Sums that were rounded differently: the last that was passed.
+  return weights_[last] > 0 ? static_cast<int32_t>(last) : best_of(weights_);
+}
+
+// The heaviest tokens, by id: all that the filters can keep, and mostly few more, so that not the whole vocabulary is sorted.
+void Sampler::gather(bool by_k, bool by_p, double total) {
+  float floor = by_k ? 0 : params_.min_p;
+  float cut = by_k || by_p ? 1 : floor;
+  while (by_k || by_p) {
+    cut = std::max(cut / 16, floor);
+    auto [count, mass] = above(weights_, cut);
+    bool enough = by_k ? count >= params_.top_k : mass >= params_.top_p * total;
+    if (enough || cut <= floor) break;
+  }
+  candidates_.clear();
+  for (size_t i = 0; i < weights_.size(); ++i)
+    if (weights_[i] >= cut && weights_[i] > 0) candidates_.emplace_back(weights_[i], static_cast<int32_t>(i));
+}
+
 void Sampler::fill_logprobs(std::span<const float> logits, SampledToken& token) {
-  float max = max_of(logits);
-  double sum = 0;
-  for (float l : logits) sum += std::exp(static_cast<double>(l - max));
-  double log_sum = max + std::log(sum);
+  fill_weights(logits, 1);
+  double log_sum = max_of(logits) + std::log(total_weight());
   token.logprob = static_cast<float>(logits[token.id] - log_sum);
   if (params_.top_logprobs == 0) return;
   candidates_.clear();

@@ -45,12 +45,19 @@ class Sampler {
  private:
   // `logits` themselves, or logits_ with the bias added.
   std::span<const float> bias(View<const float, 1> logits);
+  // Of each token relative to the best one, and their sums block by block.
+  void fill_weights(std::span<const float> logits, float temperature);
+  double total_weight() const;
   int32_t draw(std::span<const float> logits, int64_t position);
+  int32_t draw_of_all(double point) const;
+  void gather(bool by_k, bool by_p, double total);
   void fill_logprobs(std::span<const float> logits, SampledToken& token);
 
   SamplingParams params_;
   std::vector<float> logits_;                          // biased copy, if there is a bias
   std::vector<float> masked_;                          // a copy with -inf for what the mask forbids
+  std::vector<float> weights_;                         // 1 for the best token
+  std::vector<double> block_sums_;                     // of weights_
   std::vector<std::pair<float, int32_t>> candidates_;  // weight, id
 };
 

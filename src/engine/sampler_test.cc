@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -68,6 +69,68 @@ TEST(Sampler, MinPDoesNotChangeWhatTopPCounts) {
   p.min_p = 0.7f;  // keeps 0.5 and 0.4 of 0.5, 0.4, 0.1; top-p alone keeps both as well
   auto counts = histogram(p, {std::log(.5f), std::log(.4f), std::log(.1f)}, 1000);
   EXPECT_EQ(counts.size(), 2u);
+}
+
+// Beside a definition that sorts everything and uses the library's exp.
+TEST(Sampler, FiltersOfALargeVocabularyKeepWhatTheirDefinitionKeeps) {
+  constexpr int kVocab = 5003;
+  std::vector<float> logits(kVocab);
+  for (int i = 0; i < kVocab; ++i) logits[i] = static_cast<float>(4 * uniform_at(1, i) + 9 * std::pow(uniform_at(2, i), 40.0));
+  struct Case {
+    float temperature, top_p;
+    int top_k;
+    float min_p;
+  };
+  for (const Case& c : {Case{1, 1, 0, 0}, Case{1, 0.5f, 0, 0}, Case{0.7f, 0.95f, 0, 0.01f}, Case{1, 1, 7, 0}, Case{2, 0.3f, 400, 0}, Case{0.3f, 0.9f, 50, 0.2f},
+                        Case{1, 1, 0, 0.1f}, Case{0.01f, 1, 0, 0}}) {
+    std::vector<std::pair<double, int>> order;
+    double max = *std::max_element(logits.begin(), logits.end()), total = 0, sum = 0, kept_mass = 0;
+    for (int i = 0; i < kVocab; ++i) order.emplace_back(-std::exp((logits[i] - max) / c.temperature), i);
+    std::sort(order.begin(), order.end());
+    if (c.top_k > 0) order.resize(c.top_k);
+    for (auto [w, id] : order) total -= w;
+    std::map<int32_t, double> kept;
+    for (auto [w, id] : order) {
+      if (c.top_p < 1 && sum >= c.top_p * total) break;
+      sum -= w;
+      if (-w >= c.min_p) kept[id] = -w;
+    }
+    for (auto [id, w] : kept) kept_mass += w;
+    SamplingParams p;
+    p.temperature = c.temperature;
+    p.top_p = c.top_p;
+    p.top_k = c.top_k;
+    p.min_p = c.min_p;
+    constexpr int kDraws = 4000;
+    auto counts = histogram(p, logits, kDraws);
+    for (auto [id, n] : counts) EXPECT_TRUE(kept.contains(id)) << id << " at top_p " << c.top_p << ", top_k " << c.top_k << ", min_p " << c.min_p;
+    for (auto [id, w] : kept) {
+      double share = w / kept_mass, deviation = std::sqrt(kDraws * share * (1 - share));
+      EXPECT_NEAR(counts[id], kDraws * share, 6 * deviation + 3) << id << " at top_p " << c.top_p << ", top_k " << c.top_k << ", min_p " << c.min_p;
+    }
+  }
+}
+
+TEST(Sampler, LogprobsAreThoseOfTheLibraryInDoublePrecision) {
+  std::vector<float> logits(5003);
+  double sum = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = static_cast<float>(200 * uniform_at(3, i) - 150);  // far below the smallest weight as well
+    sum += std::exp(static_cast<double>(logits[i]));
+  }
+  SamplingParams p;
+  p.top_logprobs = 20;
+  SampledToken token = sample(p, logits);
+  EXPECT_NEAR(token.logprob, logits[token.id] - std::log(sum), 1e-5);
+  for (auto [id, logprob] : token.top) EXPECT_NEAR(logprob, logits[id] - std::log(sum), 1e-5);
+}
+
+TEST(Sampler, LogitsThatAreNoNumbersStillGiveAToken) {
+  SamplingParams p;
+  for (float top_p : {1.0f, 0.5f}) {
+    p.top_p = top_p;
+    EXPECT_GE(sample(p, std::vector<float>(100, std::nanf(""))).id, 0);
+  }
 }
 
 TEST(Sampler, SameSeedAndPositionGiveTheSameToken) {

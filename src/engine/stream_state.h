@@ -38,11 +38,17 @@ class WakeUp {
 struct StreamState {
   explicit StreamState(std::shared_ptr<WakeUp> wake) : wake_up(std::move(wake)) {}
 
-  // `notify` runs under the lock, so that a stream that is destroyed is never notified afterwards.
-  void push(StreamEvent event) {
+  // True: the stream was empty, so its reader wants to be told.
+  bool push(StreamEvent event) {
     std::lock_guard lock(mutex);
     events.push_back(std::move(event));
-    if (events.size() == 1 && notify) notify();
+    return events.size() == 1;
+  }
+  // Unless the reader has been there already. `notify` runs under the lock, so that a stream that is destroyed is never
+  // notified afterwards.
+  void tell_reader() {
+    std::lock_guard lock(mutex);
+    if (!events.empty() && notify) notify();
   }
 
   std::mutex mutex;

@@ -30,6 +30,14 @@ Dialect dialect_of(std::string_view path) {
   return Dialect::kChat;
 }
 
+// A browser sends a page's simple POSTs to any address without asking; it names the page's origin. Programs
+// send none.
+bool is_foreign_origin(const HttpRequest& http) {
+  const std::string *origin = http.header("origin"), *host = http.header("host");
+  if (!origin || http.method == "GET" || http.method == "HEAD") return false;
+  return !host || *origin != fmt::format("{}://{}", http.tls ? "https" : "http", *host);
+}
+
 ApiOptions api_options(const Settings& s, TemplateRevision revision) {
   ApiOptions o;
   o.revision = revision;
@@ -37,7 +45,6 @@ ApiOptions api_options(const Settings& s, TemplateRevision revision) {
   o.limits.messages = static_cast<size_t>(s.max_messages);
   o.limits.tools = static_cast<size_t>(s.max_tools);
   o.limits.tool_bytes = static_cast<size_t>(s.max_schema_bytes);
-  o.limits.schema_bytes = static_cast<size_t>(s.max_schema_bytes);
   o.other_parts = s.lenient_images ? OtherParts::kPlaceholder : OtherParts::kReject;
   o.require_reasoning = s.strict_reasoning;
   o.refuse_forced_tools = s.strict_tool_choice;
@@ -61,7 +68,7 @@ App::App(AppParts parts)
   if (parts_.vocabulary) constraints_.emplace(parts_.vocabulary, parts_.log);
 }
 
-App::~App() { text_thread_.join(); }
+App::~App() { text_threads_.join(); }
 
 Task<> App::handle(const HttpRequest& http, ResponseWriter& out) {
   Call call{http, out, "other", dialect_of(strip_base(http.path))};
@@ -69,6 +76,9 @@ Task<> App::handle(const HttpRequest& http, ResponseWriter& out) {
   std::optional<ApiError> error = find_route(call, route);
   if (!error && !route->open && !authorised(call))
     error = ApiError{Fault::kUnauthorized, "the API key is missing or not known", 0};
+  if (!error && is_foreign_origin(http)) {
+    error = ApiError{Fault::kForbidden, "a web page of another origin may not use this server", 0};
+  }
   if (error) {
     co_await send_error(call, *error);
   } else if (route->task) {
@@ -125,7 +135,7 @@ Task<> App::on_text_thread(const std::function<void()>& work) {
   };
   Wait wait{done};
   Signal signal;
-  boost::asio::post(text_thread_, [&work, done, signal] {
+  boost::asio::post(text_threads_, [&work, done, signal] {
     work();
     done->count_down();
     signal.notify();

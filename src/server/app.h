@@ -103,7 +103,7 @@ class App {
   Result<std::string> delete_sessions(const Call& call);
 
   bool authorised(Call& call) const;
-  // Runs `work` on the text thread and goes on when it is done.
+  // Runs `work` on a text thread and goes on when it is done.
   Task<> on_text_thread(const std::function<void()>& work);
   HttpResponse error_response(const Call& call, const ApiError& error) const;
   Task<> send_error(Call& call, const ApiError& error);
@@ -112,7 +112,7 @@ class App {
   ApiOptions api_options_;
   SegmentCache segments_;
   std::optional<Constraints> constraints_;
-  boost::asio::thread_pool text_thread_{1};
+  boost::asio::thread_pool text_threads_{2};
 };
 
 HttpResponse json_response(int status, std::string body);

@@ -123,6 +123,7 @@ Request App::engine_request(const Call& call, Prepared& p) {
   request.max_tokens = p.max_tokens;
   request.stop_ids = {parts_.end_token};
   request.priority = p.chat.priority;
+  request.system_tokens = p.prompt.system_tokens;
   request.resume_points = p.prompt.resume_points;
   request.cache_namespace = call.cache_namespace(parts_.settings);
   std::string scripted;

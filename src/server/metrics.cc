@@ -60,10 +60,11 @@ struct Metrics::Families {
                                                                .Register(registry);
   prometheus::Family<prometheus::Counter>& steps =
       BuildCounter().Name("kvasir_engine_steps_total").Help("Steps run").Register(registry);
-  prometheus::Family<prometheus::Counter>& step_seconds = BuildCounter()
-                                                              .Name("kvasir_engine_step_seconds_total")
-                                                              .Help("Time in steps: all, by what they held, and by part")
-                                                              .Register(registry);
+  prometheus::Family<prometheus::Counter>& step_seconds =
+      BuildCounter()
+          .Name("kvasir_engine_step_seconds_total")
+          .Help("Time in steps: all, by what they held, and by part")
+          .Register(registry);
   prometheus::Family<prometheus::Counter>& cache_events =
       BuildCounter()
           .Name("kvasir_cache_events_total")

@@ -8,8 +8,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <future>
 #include <map>
 #include <thread>
 #include <utility>
@@ -136,12 +138,25 @@ void wait_for_signal() {
   sigwait(&set, &signal);
 }
 
-// Whoever asks twice does not want to wait for streams or disks.
-void end_at_second_signal() {
-  std::thread([] {
+// What SIGINT and SIGTERM mean, on a thread of its own: before the server is ready the process ends at once, later the
+// first is an order to stop, and whoever asks twice does not want to wait for streams or disks.
+struct EndSignal {
+  std::atomic<bool> ready{false};
+  std::promise<void> ordered;
+};
+
+std::shared_ptr<EndSignal> watch_signals() {
+  sigset_t set = end_signals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  auto end = std::make_shared<EndSignal>();
+  std::thread([end] {
+    wait_for_signal();
+    if (!end->ready) _exit(kExitInterrupted);
+    end->ordered.set_value();
     wait_for_signal();
     _exit(kExitInterrupted);
   }).detach();
+  return end;
 }
 
 void log_settings(const Settings& settings, Log& log) {
@@ -204,6 +219,9 @@ Status Server::Parts::read_files() {
 Status Server::Parts::start_engine(ProgressSink* progress) {
   KVASIR_TRY(Tokenizer loaded_tokenizer, Tokenizer::load(settings.model_dir));
   tokenizer = std::make_unique<Tokenizer>(std::move(loaded_tokenizer));
+  if (settings.constrain) {
+    KVASIR_TRY(vocabulary, Vocabulary::make(*tokenizer));
+  }
   KVASIR_TRY(auto ops,
              make_ops(BackendOptions{settings.backend, settings.chosen_numerics(), {}, settings.threads}));
   LoadOptions load;
@@ -286,12 +304,11 @@ void Server::stop(Clock::time_point deadline) {
 
 Status serve(const Settings& settings, ProgressSink* progress,
              const std::function<void(const std::string&)>& ready) {
-  sigset_t signals = end_signals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::shared_ptr<EndSignal> end = watch_signals();
   KVASIR_TRY(auto server, Server::start(settings, progress));
+  end->ready = true;
   ready(fmt::format("kvasir serves {} at {}", server->model_name(), server->url()));
-  wait_for_signal();
-  end_at_second_signal();
+  end->ordered.get_future().wait();
   server->stop(Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                   std::chrono::duration<double>(settings.drain_seconds)));
   return {};

@@ -66,13 +66,8 @@ void Sessions::trim() {
 void Sessions::touch(uint64_t cache_namespace, const std::string& id,
                      const std::vector<int64_t>& resume_points, std::vector<int32_t> prompt,
                      const std::vector<int32_t>& answer) {
-  size_t opening = prompt.size();
-  for (int64_t point : resume_points) {  // the second ends the first user message
-    if (point != resume_points.front()) {
-      opening = std::min(opening, static_cast<size_t>(point));
-      break;
-    }
-  }
+  // The first resume point ends the first user message.
+  size_t opening = resume_points.empty() ? prompt.size() : static_cast<size_t>(resume_points.front());
   std::string name = id.empty() ? made_id(std::span(prompt).first(opening)) : id;
   prompt.insert(prompt.end(), answer.begin(), answer.end());
 

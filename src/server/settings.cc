@@ -248,7 +248,7 @@ std::vector<Setting> limit_settings() {
                               &Settings::max_messages, 1, 1 << 24),
       number_setting<int64_t>("limits.tools", "--max-tools", "Tools of one request", &Settings::max_tools, 0,
                               1 << 16),
-      bytes_setting("limits.schema_bytes", "--max-schema", "JSON schemas of one request",
+      bytes_setting("limits.schema_bytes", "--max-schema", "Tool schemas of one request",
                     &Settings::max_schema_bytes, 0),
       number_setting<int64_t>("limits.streams_per_key", "--max-streams-per-key",
                               "Running requests of one API key; 0: no limit", &Settings::max_streams_per_key,

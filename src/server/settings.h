@@ -46,9 +46,9 @@ struct Settings {
   int64_t max_body_bytes = int64_t{64} << 20;
   int64_t max_buffered_bytes = int64_t{1} << 30;  // of all bodies together
   int64_t max_json_depth = 128;
-  int64_t max_messages = 32768;
-  int64_t max_tools = 512;
-  int64_t max_schema_bytes = int64_t{1} << 20;
+  int64_t max_messages = 16384;
+  int64_t max_tools = 128;
+  int64_t max_schema_bytes = int64_t{1} << 20;  // of all tools of a request
   int64_t max_streams_per_key = 0;  // 0: no limit
   double max_request_seconds = 0;   // 0: no limit
   double header_seconds = 30, body_seconds = 120, idle_seconds = 120, write_seconds = 60;

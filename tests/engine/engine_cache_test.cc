@@ -75,6 +75,26 @@ TEST_P(EngineCache, ResumesAtEveryPointThatWasAskedFor) {
   }
 }
 
+TEST_P(EngineCache, ALongHistoryKeepsSnapshotsOfItsSystemTextAndItsLastTurnsOnly) {
+  std::vector<int32_t> prompt = some_prompt(2050);
+  auto ask_for = [&](Engine& engine, std::vector<int32_t> ids) {
+    Request request = greedy(std::move(ids), 2);
+    request.system_tokens = 50;
+    for (int64_t point = 60; point < std::ssize(request.prompt); point += 10) request.resume_points.push_back(point);
+    return ask(engine, std::move(request));
+  };
+  auto engine = fresh();
+  ask_for(*engine, prompt);
+  // The system text, four turns, the prompt without its last token, the answer.
+  EXPECT_EQ(settled_metrics(*engine).cache.snapshots, 7);
+  auto branch = [&](int64_t at, int64_t salt) { return joined({prompt.begin(), prompt.begin() + at}, some_prompt(300, salt)); };
+  EXPECT_EQ(ask_for(*engine, branch(50, 5)).hit.hit_tokens, 50);
+  EXPECT_EQ(ask_for(*engine, branch(2020, 6)).hit.hit_tokens, 2020);
+  // An old turn: the first to leave there finds pages, and leaves a snapshot for the second.
+  EXPECT_LT(ask_for(*engine, branch(700, 7)).hit.hit_tokens, 700);
+  EXPECT_EQ(ask_for(*engine, branch(700, 8)).hit.hit_tokens, 700);
+}
+
 TEST_P(EngineCache, StoredPagesBehindASnapshotAreReadAndNotWrittenAgain) {
   std::vector<int32_t> prompt = some_prompt(700);
   auto engine = fresh();

@@ -25,7 +25,7 @@ std::unique_ptr<Engine> engine_on(const std::string& folder, Numerics numerics, 
 class EngineDisk : public testing::TestWithParam<Numerics> {};
 
 TEST_P(EngineDisk, AfterARestartAHitGivesTheBitsOfTheRunThatWroteIt) {
-  for (int64_t n : {300, 1000, 1409}) {
+  for (int64_t n : {200, 300, 1000, 1409}) {
     TempDir dir;
     std::vector<int32_t> prompt = some_prompt(n);
     Answer first = ask(*engine_on(dir.path(), GetParam()), with_logits(greedy(prompt, 6)));

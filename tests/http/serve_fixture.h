@@ -58,18 +58,24 @@ class ServeTest : public testing::Test {
     server_.reset();
   }
 
-  std::string head(const std::string& method, const std::string& path, size_t body_bytes, const std::string& more = "") const {
-    return fmt::format("{} {} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n", method, path,
-                       server_->port(), body_bytes, more);
+  std::string head(const std::string& method, const std::string& path, size_t body_bytes,
+                   const std::string& more = "") const {
+    return fmt::format(
+        "{} {} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\nContent-Length: "
+        "{}\r\n{}\r\n",
+        method, path, server_->port(), body_bytes, more);
   }
-  Reply ask(const std::string& method, const std::string& path, const std::string& body = "", const std::string& more = "") {
+  Reply ask(const std::string& method, const std::string& path, const std::string& body = "",
+            const std::string& more = "") {
     TestClient client(server_->port());
     TestResponse response = client.ask(head(method, path, body.size(), more) + body, method == "HEAD");
     Reply reply{response.status, response.head, response.body, Json::parse(response.body, nullptr, false)};
     if (reply.json.is_discarded()) reply.json = Json();
     return reply;
   }
-  Reply post(const std::string& path, const Json& body, const std::string& more = "") { return ask("POST", path, body.dump(), more); }
+  Reply post(const std::string& path, const Json& body, const std::string& more = "") {
+    return ask("POST", path, body.dump(), more);
+  }
   double metric(const std::string& line) {
     std::string text = ask("GET", "/metrics").text;
     size_t at = text.find("\n" + line + " ");

@@ -43,7 +43,9 @@ TEST_F(ServeTest, AStreamJoinsToTheWholeAnswer) {
   std::string joined;
   Json last;
   for (const Json& event : stream.events()) {
-    joined += event["choices"][0]["delta"].value("content", Json("")).is_string() ? event["choices"][0]["delta"].value("content", "") : "";
+    joined += event["choices"][0]["delta"].value("content", Json("")).is_string()
+                  ? event["choices"][0]["delta"].value("content", "")
+                  : "";
     last = event;
   }
   EXPECT_EQ(joined, content);
@@ -59,7 +61,8 @@ TEST_F(ServeTest, ARepeatedRequestHitsAllFullPagesAndSaysTheSame) {
   Reply cold = post("/v1/chat/completions", request), warm = post("/v1/chat/completions", request);
   ASSERT_EQ(warm.status, 200) << warm.text;
   Json usage = warm.json["usage"];
-  int n = usage["prompt_tokens"], hit = usage["prompt_cache_hit_tokens"], miss = usage["prompt_cache_miss_tokens"];
+  int n = usage["prompt_tokens"], hit = usage["prompt_cache_hit_tokens"],
+      miss = usage["prompt_cache_miss_tokens"];
   EXPECT_EQ(cold.json["usage"]["prompt_cache_hit_tokens"], 0);
   EXPECT_EQ(hit + miss, n);
   EXPECT_GE(hit, (n - 1) / 128 * 128);
@@ -73,27 +76,89 @@ TEST_F(ServeTest, ThreeDialectsBuildTheSamePrompt) {
   start(settings());
   std::string text = filler(400);
   Reply first = post("/v1/chat/completions", chat(text, 4));
-  Reply messages = post("/v1/messages", {{"model", "nano"}, {"max_tokens", 4}, {"thinking", {{"type", "disabled"}}}, {"temperature", 0},
+  Reply messages = post("/v1/messages", {{"model", "nano"},
+                                         {"max_tokens", 4},
+                                         {"thinking", {{"type", "disabled"}}},
+                                         {"temperature", 0},
                                          {"messages", {{{"role", "user"}, {"content", text}}}}});
-  Reply responses = post("/v1/responses", {{"model", "nano"}, {"max_output_tokens", 4}, {"reasoning", {{"effort", "none"}}}, {"temperature", 0}, {"input", text}});
+  Reply responses = post("/v1/responses", {{"model", "nano"},
+                                           {"max_output_tokens", 4},
+                                           {"reasoning", {{"effort", "none"}}},
+                                           {"temperature", 0},
+                                           {"input", text}});
   ASSERT_EQ(messages.status, 200) << messages.text;
   ASSERT_EQ(responses.status, 200) << responses.text;
   int n = first.json["usage"]["prompt_tokens"];
   Json u = messages.json["usage"];
-  EXPECT_EQ(u["input_tokens"].get<int>() + u["cache_read_input_tokens"].get<int>() + u.value("cache_creation_input_tokens", 0), n);
+  EXPECT_EQ(u["input_tokens"].get<int>() + u["cache_read_input_tokens"].get<int>() +
+                u.value("cache_creation_input_tokens", 0),
+            n);
   EXPECT_GT(u["cache_read_input_tokens"].get<int>(), 0);
   EXPECT_EQ(responses.json["usage"]["input_tokens"], n);
   EXPECT_GT(responses.json["usage"]["input_tokens_details"]["cached_tokens"].get<int>(), 0);
-  Reply count = post("/v1/messages/count_tokens", {{"model", "nano"}, {"thinking", {{"type", "disabled"}}}, {"messages", {{{"role", "user"}, {"content", text}}}}});
+  Reply count = post("/v1/messages/count_tokens", {{"model", "nano"},
+                                                   {"thinking", {{"type", "disabled"}}},
+                                                   {"messages", {{{"role", "user"}, {"content", text}}}}});
   EXPECT_EQ(count.json["input_tokens"], n) << count.text;
+}
+
+// ENC-10, THK-4, PAR-9: what is demanded of the sampler holds even for a model that knows nothing of it.
+TEST_F(ServeTest, ForcedToolsAndFormatsAreProduced) {
+  start(settings());
+  Json tool = {{"type", "function"},
+               {"function",
+                {{"name", "set_color"},
+                 {"parameters",
+                  {{"type", "object"},
+                   {"properties",
+                    {{"color", {{"enum", {"red", "green"}}}},
+                     {"level", {{"type", "integer"}, {"minimum", 1}, {"maximum", 9}}}}},
+                   {"required", {"color", "level"}},
+                   {"additionalProperties", false}}}}}};
+  for (const char* thinking : {"disabled", "enabled"}) {
+    Json request = chat("Choose a colour.", 400);
+    request["thinking"]["type"] = thinking;
+    request["tools"] = {tool};
+    request["tool_choice"] = "required";
+    Reply reply = post("/v1/chat/completions", request);
+    ASSERT_EQ(reply.status, 200) << reply.text;
+    Json choice = reply.json["choices"][0];
+    if (choice["finish_reason"] == "length") continue;  // the reasoning took all
+    ASSERT_EQ(choice["finish_reason"], "tool_calls") << reply.text;
+    Json arguments =
+        Json::parse(choice["message"]["tool_calls"][0]["function"]["arguments"].get<std::string>());
+    EXPECT_TRUE(arguments["color"] == "red" || arguments["color"] == "green") << arguments;
+    EXPECT_TRUE(arguments["level"] >= 1 && arguments["level"] <= 9) << arguments;
+  }
+  Json request = chat("An object, in json.", 200);
+  request["response_format"] = {{"type", "json_schema"},
+                                {"json_schema",
+                                 {{"name", "a"},
+                                  {"schema",
+                                   {{"type", "object"},
+                                    {"properties", {{"ok", {{"type", "boolean"}}}}},
+                                    {"required", {"ok"}},
+                                    {"additionalProperties", false}}}}}};
+  Reply reply = post("/v1/chat/completions", request);
+  ASSERT_EQ(reply.status, 200) << reply.text;
+  EXPECT_TRUE(
+      Json::parse(reply.json["choices"][0]["message"]["content"].get<std::string>())["ok"].is_boolean())
+      << reply.text;
+
+  request["response_format"]["json_schema"]["schema"]["properties"]["ok"] = {{"not", {{"type", "null"}}}};
+  Reply refused = post("/v1/chat/completions", request);
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.text.find("/properties/ok/not"), std::string::npos) << refused.text;
 }
 
 TEST_F(ServeTest, RawCompletionsContinueAPrompt) {
   start(settings());
-  Reply reply = post("/v1/completions", {{"model", "nano"}, {"prompt", "#include <"}, {"max_tokens", 8}, {"temperature", 0}});
+  Reply reply = post("/v1/completions",
+                     {{"model", "nano"}, {"prompt", "#include <"}, {"max_tokens", 8}, {"temperature", 0}});
   ASSERT_EQ(reply.status, 200) << reply.text;
   EXPECT_TRUE(reply.json["choices"][0]["text"].is_string());
-  Reply fim = post("/beta/completions", {{"model", "nano"}, {"prompt", "int f() {"}, {"suffix", "}"}, {"max_tokens", 4}});
+  Reply fim = post("/beta/completions",
+                   {{"model", "nano"}, {"prompt", "int f() {"}, {"suffix", "}"}, {"max_tokens", 4}});
   EXPECT_TRUE(fim.status == 200 || fim.json.contains("error")) << fim.text;
 }
 
@@ -116,7 +181,9 @@ TEST_F(ServeTest, AnOverlongPromptIsRefusedBeforePrefillInEachDialect) {
   EXPECT_EQ(openai.status, 400);
   EXPECT_EQ(openai.json["error"]["code"], "context_length_exceeded");
   EXPECT_NE(openai.text.find("maximum context length is 512 tokens"), std::string::npos) << openai.text;
-  Reply anthropic = post("/v1/messages", {{"model", "nano"}, {"max_tokens", 4}, {"messages", {{{"role", "user"}, {"content", text}}}}});
+  Reply anthropic =
+      post("/v1/messages",
+           {{"model", "nano"}, {"max_tokens", 4}, {"messages", {{{"role", "user"}, {"content", text}}}}});
   EXPECT_EQ(anthropic.status, 400);
   EXPECT_NE(anthropic.text.find("prompt is too long: "), std::string::npos) << anthropic.text;
   EXPECT_EQ(anthropic.json["type"], "error");
@@ -134,6 +201,16 @@ TEST_F(ServeTest, WrongBodiesAreRefusedAndSayWhy) {
   wrong["messages"] = "x";
   EXPECT_NE(post("/v1/chat/completions", wrong).text.find("messages"), std::string::npos);
   EXPECT_EQ(ask("POST", "/v1/chat/completions", std::string(300, '[') + std::string(300, ']')).status, 400);
+}
+
+TEST_F(ServeTest, APageOfAnotherOriginIsRefused) {
+  start(settings());
+  EXPECT_EQ(post("/v1/chat/completions", chat("x", 1), "Origin: http://evil.example\r\n").status, 403);
+  EXPECT_EQ(post("/v1/chat/completions", chat("x", 1), "Origin: null\r\n").status, 403);
+  Reply own = post("/v1/chat/completions", chat("x", 1),
+                   fmt::format("Origin: http://127.0.0.1:{}\r\n", server_->port()));
+  EXPECT_EQ(own.status, 200) << own.text;
+  EXPECT_EQ(own.head.find("Access-Control"), std::string::npos);
 }
 
 TEST_F(ServeTest, AClientThatHangsUpEndsItsSequence) {
@@ -236,7 +313,8 @@ TEST_F(ServeTest, ASecondServerOnTheSameCacheFolderIsRefused) {
   start(settings());
   auto second = Server::start(settings(), nullptr);
   ASSERT_FALSE(second);
-  EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos) << second.error().message;
+  EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos)
+      << second.error().message;
 }
 
 TEST_F(ServeTest, SessionsAreListedForkedSavedAndForgotten) {
@@ -290,10 +368,13 @@ TEST_F(ServeTest, DeterministicAnswersDoNotDependOnTheMix) {
     return r;
   };
   std::vector<std::string> alone(6), mixed(6);
-  for (int i = 0; i < 6; ++i) alone[i] = post("/v1/chat/completions", request(i)).json["choices"][0]["message"]["content"];
+  for (int i = 0; i < 6; ++i)
+    alone[i] = post("/v1/chat/completions", request(i)).json["choices"][0]["message"]["content"];
   std::vector<std::thread> threads;
   for (int i = 0; i < 6; ++i) {
-    threads.emplace_back([&, i] { mixed[i] = post("/v1/chat/completions", request(i)).json["choices"][0]["message"]["content"]; });
+    threads.emplace_back([&, i] {
+      mixed[i] = post("/v1/chat/completions", request(i)).json["choices"][0]["message"]["content"];
+    });
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(alone, mixed);

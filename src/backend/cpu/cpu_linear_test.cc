@@ -193,6 +193,35 @@ TEST_P(Linear, GroupsReadTheirOwnRows) {
   }
 }
 
+TEST_P(Linear, ManyRowsAndOutputsAreCutIntoPartsThatFitTogether) {
+  // More inputs than one job takes, more outputs than one job has, and neither a multiple of anything.
+  std::mt19937 rng(18);
+  const int64_t groups = 2, rows = 290, cols = 288, tokens = kWideInputs + 41;
+  ThreadPool one(1);
+  for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8Block128, WeightFormat::kFp4Group32}) {
+    Weight w(format, groups * rows, cols, rng);
+    std::vector<float> x = random_rows(tokens * groups * cols, rng, true);
+    auto run = [&](ThreadPool& pool) {
+      std::vector<float> out(static_cast<size_t>(tokens * groups * rows));
+      CpuContext context{pool, Numerics::kFast, GetParam()};
+      grouped_linear(context, {w.m, View<const float, 3>(x.data(), {tokens, groups, cols}),
+                               View<float, 3>(out.data(), {tokens, groups, rows})});
+      return out;
+    };
+    const std::vector<float> out = run(pool_);
+    EXPECT_EQ(out, run(one)) << format_name(format);
+    for (int64_t i = 0; i < groups * rows; ++i) {
+      const std::vector<float> row = w.row(i);
+      for (int64_t t = i % 7; t < tokens; t += 7) {
+        const float* in = x.data() + (t * groups + i / rows) * cols;
+        Expected e = expect(row, in, in, Numerics::kFast, format, LinearKind::kBf16, tokens);
+        ASSERT_NEAR(out[static_cast<size_t>(t * groups * rows + i)], e.value, e.bound)
+            << format_name(format) << ' ' << t << ' ' << i;
+      }
+    }
+  }
+}
+
 TEST_P(Linear, ScalesAtTheEndsOfTheirRangeAreExact) {
   // e8m0 byte 0 is 2^-127, a subnormal float; large activations make the product normal again.
   std::mt19937 rng(19);

@@ -88,65 +88,87 @@ PackedRows take_packed(CpuContext& context, Route route, WeightFormat format, in
   return packed;
 }
 
+namespace {
+
+// Packs `count` groups of as many rows each; row r of group g stands at x + g * x_group + r * x_stride.
+void pack_all(CpuContext& context, const PackedRows* packed, int64_t count, const float* x, int64_t x_group,
+              int64_t x_stride) {
+  const LinearKernels& kernels = linear_kernels(context.isa);
+  // Tasks of whole tiles: two workers never write to the same cache line.
+  const int64_t rows = packed->rows, tile = kernels.tile_rows(packed->route), step = tile < 4 ? 4 : tile;
+  const int64_t tasks = (rows + step - 1) / step;
+  context.pool.run(count * tasks, [&](int64_t task, int) {
+    const int64_t group = task / tasks, begin = task % tasks * step;
+    pack_tiles(kernels, packed[group], begin, std::min(rows, begin + step), 0, packed->cols,
+               [&](int64_t r) { return x + group * x_group + r * x_stride; });
+  });
+}
+
+}  // namespace
+
 PackedRows pack_rows(CpuContext& context, Route route, WeightFormat format, const float* x, int64_t x_stride,
                      int64_t rows, int64_t cols) {
   PackedRows packed = take_packed(context, route, format, rows, cols);
-  const LinearKernels& kernels = linear_kernels(context.isa);
-  // Tasks of whole tiles: two workers never write to the same cache line.
-  const int64_t tile = kernels.tile_rows(route), step = tile < 4 ? 4 : tile;
-  context.pool.run((rows + step - 1) / step, [&](int64_t task, int) {
-    pack_tiles(kernels, packed, task * step, std::min(rows, (task + 1) * step), 0, cols,
-               [&](int64_t r) { return x + r * x_stride; });
-  });
+  pack_all(context, &packed, 1, x, 0, x_stride);
   return packed;
 }
 
 namespace {
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How a product is cut: tasks of `rows` weight rows and `inputs` inputs.
 struct Cut {
   int64_t rows, inputs;
 };
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// About four tasks a thread, not under 16 KB of weights, whole groups of 32 rows. On wide routes at most
-// kWideRows, so that a task's sums stay in the second cache, and inputs in even parts.
-Cut cut(const WeightMatrix& w, int64_t rows, const PackedRows& x, int64_t inputs, int threads) {
-  const bool wide = is_wide(x.route);
+// Whole groups of 32 rows, not under 16 KB of weights. Narrow routes: about four tasks a thread. Wide ones:
+// two, as square as may be, since every task reads its inputs and decodes its weights; at most kWideRows, so
+// that its sums stay in the second cache.
+Cut cut(const WeightMatrix& w, int64_t rows, const PackedRows& x, int64_t groups, int threads) {
+  const int64_t worth_a_task = (16 << 10) / std::max<int64_t>(1, w.data_row_bytes());
   Cut c{};
-  c.inputs =
-      wide ? std::min(kWideInputs,
-                      divide_up(divide_up(inputs, divide_up(inputs, kWideInputs)), kWideTile) * kWideTile)
-           : kWideInputs;
-  const int64_t even_share = rows * divide_up(inputs, c.inputs) / (4 * threads),
-                worth_a_task = (16 << 10) / std::max<int64_t>(1, w.data_row_bytes());
-  int64_t n = std::max<int64_t>({even_share, worth_a_task, 1});
-  if (wide) n = std::min(n, kWideRows);
-  c.rows = std::min(divide_up(n, 32) * 32, std::max<int64_t>(rows, 1));
+  if (is_wide(x.route)) {
+    c.inputs = divide_up(divide_up(x.rows, divide_up(x.rows, kWideInputs)), kWideTile) * kWideTile;
+    const int64_t even_share = rows * groups * divide_up(x.rows, c.inputs) / (2 * threads);
+    c.rows = std::min(kWideRows, std::max(even_share, worth_a_task));
+  } else {
+    c.inputs = kWideInputs;
+    c.rows = std::max(rows * groups / (4 * threads), worth_a_task);
+  }
+  c.rows = std::min(divide_up(std::max<int64_t>(c.rows, 1), 32) * 32, std::max<int64_t>(rows, 1));
   return c;
 }
 
-// out[t, 0..count) = x[t] * w[begin .. begin + count)^T
-void multiply(CpuContext& context, const WeightMatrix& w, int64_t begin, int64_t count, const PackedRows& x,
-              int64_t inputs, float* out, int64_t out_stride, bool round_bf16) {
+// Groups of inputs, each with `rows` weight rows of its own.
+struct Groups {
+  const PackedRows* x;
+  int64_t count, rows;
+  float* out;          // of the first group
+  int64_t out_group;   // floats to the next group's outputs
+  int64_t out_stride;  // floats to the next input's
+};
+
+// For every group: out[t, 0..rows) = x[t] * w[begin + group * rows ..]^T
+void multiply(CpuContext& context, const WeightMatrix& w, int64_t begin, const Groups& g, bool round_bf16) {
   const LinearKernels& kernels = linear_kernels(context.isa);
-  const int64_t scratch_bytes = (kernels.scratch_bytes(x.route) + 63) / 64 * 64;
+  const int64_t scratch_bytes = divide_up(kernels.scratch_bytes(g.x->route), 64) * 64, inputs = g.x->rows;
   auto* scratch = context.scratch.take<uint8_t>(scratch_bytes * context.pool.size());
-  const auto [step, input_step] = cut(w, count, x, inputs, context.pool.size());
-  const int64_t row_tasks = divide_up(count, step), input_tasks = divide_up(inputs, input_step);
+  const Cut step = cut(w, g.rows, *g.x, g.count, context.pool.size());
+  const int64_t row_tasks = divide_up(g.rows, step.rows), input_tasks = divide_up(inputs, step.inputs);
   const StoredRows stored = stored_rows(w);
-  context.pool.run(row_tasks * input_tasks, [&](int64_t task, int worker) {
-    const int64_t first = task / row_tasks * input_step, row = task % row_tasks * step;
+  context.pool.run(g.count * row_tasks * input_tasks, [&](int64_t task, int worker) {
+    const int64_t group = task / (row_tasks * input_tasks), part = task % (row_tasks * input_tasks);
+    const int64_t first = part / row_tasks * step.inputs, row = part % row_tasks * step.rows;
     MultiplyJob job{};
     job.w = stored;
-    job.row_begin = begin + row;
-    job.row_end = begin + std::min(count, row + step);
-    job.x = x;
+    job.row_begin = begin + group * g.rows + row;
+    job.row_end = begin + group * g.rows + std::min(g.rows, row + step.rows);
+    job.x = g.x[group];
     job.first = first;
-    job.count = std::min(inputs - first, input_step);
-    job.out = out + first * out_stride + row;
-    job.out_stride = out_stride;
+    job.count = std::min(inputs - first, step.inputs);
+    job.out = g.out + group * g.out_group + first * g.out_stride + row;
+    job.out_stride = g.out_stride;
     job.round_bf16 = round_bf16;
     job.scratch = scratch + worker * scratch_bytes;
     kernels.multiply(job);
@@ -169,7 +191,7 @@ void linear(CpuContext& context, const LinearArgs& args) {
   PackedRows x =
       pack_rows(context, route, args.w.format, args.x.data(), args.x.stride(0), tokens, args.w.cols);
   bool round = context.numerics == Numerics::kNative && args.kind != LinearKind::kFloat;
-  multiply(context, args.w, 0, args.w.rows, x, tokens, args.out.data(), args.out.stride(0), round);
+  multiply(context, args.w, 0, {&x, 1, args.w.rows, args.out.data(), 0, args.out.stride(0)}, round);
 }
 
 void grouped_linear(CpuContext& context, const GroupedLinearArgs& args) {
@@ -184,12 +206,22 @@ void grouped_linear(CpuContext& context, const GroupedLinearArgs& args) {
   KVASIR_CHECK(args.x.stride(2) == 1 && args.out.stride(2) == 1, "rows must be dense");
   if (tokens == 0) return;
   Route route = choose_route(context, LinearKind::kBf16, args.w.format, tokens);
-  for (int64_t g = 0; g < groups; ++g) {
+  // As many groups at a time as give every thread something to do: in a prefill with few threads one, so that
+  // its inputs stay in a cache, in a step of decoding all, since every fork has its price.
+  int64_t together = groups;
+  if (is_wide(route))
+    together =
+        std::clamp<int64_t>(4 * context.pool.size() / std::max<int64_t>(1, count / kWideRows), 1, groups);
+  for (int64_t first = 0; first < groups; first += together) {
     Scratch::Scope scope(context.scratch);
-    PackedRows x = pack_rows(context, route, args.w.format, args.x.data() + g * args.x.stride(1),
-                             args.x.stride(0), tokens, cols);
-    multiply(context, args.w, g * count, count, x, tokens, args.out.data() + g * args.out.stride(1),
-             args.out.stride(0), context.numerics == Numerics::kNative);
+    const int64_t n = std::min(together, groups - first);
+    auto* x = context.scratch.take<PackedRows>(n);
+    for (int64_t g = 0; g < n; ++g) x[g] = take_packed(context, route, args.w.format, tokens, cols);
+    pack_all(context, x, n, args.x.data() + first * args.x.stride(1), args.x.stride(1), args.x.stride(0));
+    multiply(
+        context, args.w, first * count,
+        {x, n, count, args.out.data() + first * args.out.stride(1), args.out.stride(1), args.out.stride(0)},
+        context.numerics == Numerics::kNative);
   }
 }
 

@@ -52,7 +52,7 @@ constexpr bool is_wide(Route route) { return route == Route::kWideInt8 || route 
 
 // At most so many inputs has a job on a wide route, and its first is a multiple of kWideTile, which is one of
 // every tile_rows() and of what a kernel takes at a time.
-inline constexpr int64_t kWideInputs = 480, kWideTile = 96;
+inline constexpr int64_t kWideInputs = 576, kWideTile = 96;
 // No tile has more rows.
 inline constexpr int64_t kMaxTileRows = 16;
 // More weight rows than this gain nothing in one job.

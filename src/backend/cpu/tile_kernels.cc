@@ -451,6 +451,8 @@ void wide_pack(const PackedRows& x, int64_t row, int64_t count, const float* con
     for (int64_t r = 0; r < count; ++r) {
       alignas(64) float padded[kBlock];
       const float* v = take_block(from[r], begin, end, b, padded);
+      for (int line = 0; line < kBlock; line += 16)
+        prefetch(v + kBlock + line);  // 16 short streams: no hardware
       Bytes64 w[4];
       for (int j = 0; j < 4; ++j)
         w[j] = (Bytes64)_mm512_cvtne2ps_pbh(load_f32(v + 32 * j + 16), load_f32(v + 32 * j));
