@@ -7,7 +7,7 @@
 // event streams with nothing but keep-alives. Slow readers stream long answers (log probabilities of 20 tokens each)
 // through a small receive buffer and read 4 KB a second, much slower than they are made. At the end the idle ones get
 // their turn. Fails if a request does, if an idle stream hears nothing for kKeepAlive, or if the server's resident
-// memory is not flat: the last tenth of the time against the second one.
+// memory is not flat: the last tenth of the time against the third one.
 // One thread, one epoll. Prints one line a minute; exit code 0 and a line of JSON, or 1 and what was wrong.
 #include <fcntl.h>
 #include <signal.h>
@@ -77,6 +77,7 @@ class Soak {
   int epoll_ = -1;
   std::vector<std::unique_ptr<Stream>> streams_;
   bool closing_ = false;
+  int slow_waiting_ = 0;
   int open_ = 0;
   int64_t done_[3] = {}, bytes_[3] = {};
   double longest_silence_ = 0, longest_first_ = 0;
@@ -163,6 +164,12 @@ void Soak::read(Stream& stream, size_t most) {
 
 void Soak::tick() {
   auto now = Clock::now();
+  // Slow readers come one after another, so that their requests do not all stand before those of active ones.
+  for (; slow_waiting_ > 0 && (options_.slow - slow_waiting_) < elapsed() / (0.2 * options_.seconds) * options_.slow; --slow_waiting_) {
+    streams_.push_back(std::make_unique<Stream>());
+    streams_.back()->kind = Kind::kSlow;
+    open(*streams_.back());
+  }
   for (const auto& stream : streams_) {
     if (!stream->open) continue;
     if (stream->kind == Kind::kSlow) read(*stream, kSlowBytes);
@@ -204,8 +211,8 @@ int Soak::run() {
   };
   add(Kind::kActive, options_.active + kSpare);
   add(Kind::kIdle, options_.idle);
-  add(Kind::kSlow, options_.slow);
   begin_ = Clock::now();
+  slow_waiting_ = options_.slow;
   double seconds = options_.seconds, minute = 0;
   while (elapsed() < seconds && failure_.empty()) {
     poll_once();
@@ -216,14 +223,14 @@ int Soak::run() {
     minute = elapsed();
   }
   int64_t idle_before = done_[0];
-  double first = mean(0, std::min(60.0, seconds / 2)), base = mean(seconds * 0.1, seconds * 0.2), last = mean(seconds * 0.9, seconds), over = elapsed();
+  double first = mean(0, std::min(60.0, seconds / 2)), base = mean(seconds * 0.2, seconds * 0.3), last = mean(seconds * 0.9, seconds), over = elapsed();
   closing_ = true;
   while (open_ > 0 && failure_.empty()) {
     poll_once();
     if (elapsed() > over + 300) fail(std::to_string(open_) + " streams did not end within 300 s");
   }
   if (last > base * 1.1 + 16) fail("memory grows");
-  std::printf(R"({"seconds":%.0f,"idle":%d,"slow":%d,"active":%d,"resident_mb":{"first_minute":%.1f,"second_tenth":%.1f,"last_tenth":%.1f},)"
+  std::printf(R"({"seconds":%.0f,"idle":%d,"slow":%d,"active":%d,"resident_mb":{"first_minute":%.1f,"third_tenth":%.1f,"last_tenth":%.1f},)"
               R"("finished":{"active":%lld,"slow":%lld,"idle":%lld,"idle_before_the_end":%lld},"longest_silence_s":%.2f,"longest_active_wait_s":%.3f,)"
               R"("bytes":{"active":%lld,"slow":%lld,"idle":%lld},"failure":%s})" "\n",
               over, options_.idle, options_.slow, options_.active + kSpare, first, base, last, static_cast<long long>(done_[2]),

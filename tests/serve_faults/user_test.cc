@@ -73,8 +73,8 @@ TEST_F(User, MistakesAreOneLineAndAnExitCode) {
   expect_mistake({"serve", quiet, folder, "--host", "203.0.113.7"}, 1, "cannot listen on 203.0.113.7");
   expect_mistake({"serve", quiet, folder, "--tls-certificate", "/x"}, 2, "tls_key");
   expect_mistake({"serve", quiet, folder, "--replay", "/nope"}, 2, "/nope");
-  expect_mistake({"cache", "stat", dir_.file("none")}, 2, "none");
-  expect_mistake({"cache", "frobnicate", cache()}, 2, "frobnicate");
+  expect_mistake({"cache", "stat", "--cache-dir", dir_.file("none")}, 2, "none");
+  expect_mistake({"cache", "frobnicate"}, 2, "frobnicate");
 }
 
 TEST_F(User, HelpAndCheckConfigPrintAndEnd) {
@@ -168,7 +168,7 @@ TEST_F(User, TheCacheCommandWorksBesideTheServerAndAfterIt) {
   ASSERT_EQ(post(server.port(), "/v1/sessions/save", {{"id", prompts()[2].session}}).status, 200);
   for (const char* when : {"beside the server", "after it"}) {
     for (const char* action : {"stat", "ls", "verify"}) {
-      Result result = run({"cache", action, cache()});
+      Result result = run({"cache", action, "--cache-dir", cache()});
       EXPECT_TRUE(result.ended.exited && result.ended.code == 0) << action << " " << when << ": " << result.errors;
       EXPECT_FALSE(result.out.empty()) << action << " " << when;
     }
