@@ -26,10 +26,11 @@ async function llamaProcess() {
   const threads = +options.threads;
   const llama = await getLlama({gpu: false, build: 'never', maxThreads: threads, logLevel: 'error'});
   const model = await llama.loadModel({modelPath: options.gguf});
-  let context, sequences = [];
+  let context, sequences = [], piece = Infinity;
   const handlers = {
     async open({contextSize, count, checkpoints, swaFullCache}) {
       if (context) await context.dispose();
+      piece = checkpoints?.interval ?? Infinity;
       context = await model.createContext({contextSize, batchSize: 512, threads, sequences: count, swaFullCache});
       sequences = Array.from({length: count}, () => context.getSequence(checkpoints ? {checkpoints} : {}));
       return {threads: context.currentThreads, needsCheckpoints: sequences[0].needsCheckpoints};
@@ -39,7 +40,11 @@ async function llamaProcess() {
       const seq = sequences[slot], begun = performance.now(), times = [];
       await seq.adaptStateToTokens(ids.slice(0, -1), false);
       const cached = seq.nextTokenIndex;
-      if (cached < ids.length - 1) await seq.evaluateWithoutGeneratingNewTokens(ids.slice(cached, -1));
+      // Its own interval counts whole evaluations, so that the prompt is given in pieces where checkpoints are wanted inside.
+      for (let at = cached; at < ids.length - 1; at += piece) {
+        await seq.evaluateWithoutGeneratingNewTokens(ids.slice(at, Math.min(at + piece, ids.length - 1)));
+        if (at + piece < ids.length - 1) await seq.takeCheckpoint();
+      }
       await seq.takeCheckpoint();
       for await (const token of seq.evaluate(ids.slice(-1), {temperature: 0, yieldEogToken: true})) {
         times.push(performance.now() - begun);
@@ -56,6 +61,7 @@ async function llamaProcess() {
       process.send({id, error: String(e?.stack ?? e)});
     }
   });
+  process.on('disconnect', () => process.exit(1));
   const libraries = [...new Set(fs.readFileSync('/proc/self/maps', 'utf8').split('\n').map(l => l.split('/').pop()).filter(l => /^libggml-cpu|^libllama\./.test(l)))];
   process.send({ready: true, libraries});
 }
@@ -93,6 +99,7 @@ async function startKvasir() {
     if (await fetch(base + '/v1/models').then(r => r.ok, () => false)) break;
     await new Promise(r => setTimeout(r, 50));
   }
+  if (child.exitCode !== null) throw new Error(`port ${options.port} is another server's`);
   async function generate({ids, max}) {
     const body = JSON.stringify({model: 'nano', prompt: ids, max_tokens: max, temperature: 0, stream: true, stream_options: {include_usage: true}});
     const begun = performance.now(), times = [];
@@ -243,6 +250,7 @@ function report(rows, libraries, args, sizes) {
   return md;
 }
 
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
 if (process.send && options.role === 'llama') await llamaProcess();
 else {
   await main();
