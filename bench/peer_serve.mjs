@@ -228,7 +228,9 @@ function report(rows, libraries, args, sizes) {
   const of = (engine, what, size) => rows.filter(r => r.engine === engine && r.what === what && (size === undefined || Math.abs(r.prompt_tokens - size) <= 200));
   const cell = (list, f, digits = 0) => list.length ? `${median(list.map(f)).toFixed(digits)} (${list.map(r => f(r).toFixed(digits)).join(', ')})` : '-';
   const ratio = (a, b, f) => a.length && b.length ? (median(a.map(f)) / median(b.map(f))).toFixed(2) : '-';
-  let md = '| tokens/s | kvasir serve | llama.cpp | kvasir / llama.cpp |\n|---|---|---|---|\n';
+  const title = `# kvasir serve beside llama.cpp, ${path.basename(options.gguf)}\n\n${head.date.slice(0, 10)}, ${head.cpu}, ${head.cores} cores, ${head.threads} thread(s) each; kvasir ${commit} \`kvasir ${args}\`; `
+    + `llama.cpp in node-llama-cpp: ${libraries.join(', ')}.\n\n`;
+  let md = title + '| tokens/s | kvasir serve | llama.cpp | kvasir / llama.cpp |\n|---|---|---|---|\n';
   const rate = r => r.prompt_tokens / r.ttft_ms * 1e3, ttft = r => r.ttft_ms, tps = r => r.tokens_per_s;
   for (const s of sizes) md += `| prefill of ${s} | ${cell(of('kvasir', 'cold', s), rate)} | ${cell(of('llama.cpp', 'cold', s), rate)} | ${ratio(of('kvasir', 'cold', s), of('llama.cpp', 'cold', s), rate)} |\n`;
   const perCpu = r => r.prompt_tokens / r.own_cpu_s;
