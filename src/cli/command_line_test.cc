@@ -10,6 +10,7 @@
 
 #include "cli/bench.h"
 #include "cli/chat.h"
+#include "cli/export_gguf.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
 #include "cli/logits.h"
@@ -296,6 +297,16 @@ TEST(CommandLine, TheSmallSubcommandsTakeTheirFlags) {
   EXPECT_EQ(i.dir, "dir");
   EXPECT_TRUE(i.verify);
   EXPECT_CONTAINS(refused<InspectOptions>({"inspect"}), "dir is required");
+
+  auto g = parsed<ExportGgufOptions>({"export-gguf", "-m", "dir", "--out", "x.gguf", "--type", "q8_0", "--mtp", "--json"});
+  EXPECT_EQ(g.model_dir, "dir");
+  EXPECT_EQ(g.out_file, "x.gguf");
+  EXPECT_EQ(g.weights, GgufWeights::kQ8_0);
+  EXPECT_TRUE(g.mtp);
+  EXPECT_TRUE(g.json);
+  EXPECT_EQ(parsed<ExportGgufOptions>({"export-gguf", "--out", "x"}).weights, GgufWeights::kBf16);
+  EXPECT_CONTAINS(refused<ExportGgufOptions>({"export-gguf"}), "--out is required");
+  EXPECT_CONTAINS(refused<ExportGgufOptions>({"export-gguf", "--out", "x", "--type", "q4"}), "'q4' is not one of f32|bf16|q8_0|mxfp4");
 
   EXPECT_EQ(parsed<PerplexityOptions>({"perplexity", "-f", "x"}).file, "x");
   EXPECT_CONTAINS(refused<PerplexityOptions>({"perplexity"}), "--file is required");

@@ -22,8 +22,8 @@ namespace {
 // llama.cpp's kinds of tokens.
 constexpr int32_t kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5;
 
-// Bytes as GGUF spells them, one printable character each: GPT-2's alphabet, where the bytes that print as themselves
-// stay and the others, in order, are the characters from U+0100 on.
+// Bytes as GGUF spells them, one printable character each: GPT-2's alphabet, where the bytes that print as
+// themselves stay and the others, in order, are the characters from U+0100 on.
 class ByteSpelling {
  public:
   ByteSpelling() {
@@ -53,8 +53,10 @@ void add_special_ids(const TokenizerFile& file, const ModelConfig& config, GgufM
                                                                      {"fim_suf", "<｜fim▁hole｜>"},
                                                                      {"fim_mid", "<｜fim▁end｜>"}};
   for (const auto& [key, content] : kByContent) {
-    auto found = std::find_if(file.added.begin(), file.added.end(), [&, text = content](const auto& a) { return a.content == text; });
-    if (found != file.added.end()) metadata.add(fmt::format("tokenizer.ggml.{}_token_id", key), static_cast<uint32_t>(found->id));
+    auto found = std::find_if(file.added.begin(), file.added.end(),
+                              [&, text = content](const auto& a) { return a.content == text; });
+    if (found != file.added.end())
+      metadata.add(fmt::format("tokenizer.ggml.{}_token_id", key), static_cast<uint32_t>(found->id));
   }
   metadata.add("tokenizer.ggml.add_bos_token", false);  // V4's chat encoding writes it
 }
@@ -64,10 +66,15 @@ void add_special_ids(const TokenizerFile& file, const ModelConfig& config, GgufM
 Status add_tokenizer(const TokenizerFile& file, const ModelConfig& config, GgufMetadata& metadata) {
   const auto vocab = static_cast<size_t>(config.vocab_size);
   if (file.tokens.size() > vocab)
-    return Error{ErrorCode::kInvalid, fmt::format("tokenizer.json has token ids up to {}, config.json a vocabulary of {}", file.tokens.size() - 1, vocab)};
-  for (auto [id, what] : {std::pair{config.bos_id, "bos_token_id"}, std::pair{config.eos_id, "eos_token_id"}}) {
-    if (id < 0 || static_cast<size_t>(id) >= file.tokens.size() || file.tokens[static_cast<size_t>(id)].empty())
-      return Error{ErrorCode::kInvalid, fmt::format("config.json: {} is {}, which tokenizer.json does not have", what, id)};
+    return Error{ErrorCode::kInvalid,
+                 fmt::format("tokenizer.json has token ids up to {}, config.json a vocabulary of {}",
+                             file.tokens.size() - 1, vocab)};
+  for (auto [id, what] :
+       {std::pair{config.bos_id, "bos_token_id"}, std::pair{config.eos_id, "eos_token_id"}}) {
+    if (id < 0 || static_cast<size_t>(id) >= file.tokens.size() ||
+        file.tokens[static_cast<size_t>(id)].empty())
+      return Error{ErrorCode::kInvalid,
+                   fmt::format("config.json: {} is {}, which tokenizer.json does not have", what, id)};
   }
   const ByteSpelling spelling;
   // Ids without a token need a name of their own; no byte-level token has a space in it.
@@ -82,7 +89,8 @@ Status add_tokenizer(const TokenizerFile& file, const ModelConfig& config, GgufM
     tokens[static_cast<size_t>(a.id)] = a.content;
     kinds[static_cast<size_t>(a.id)] = a.special ? kControl : kUserDefined;
   }
-  for (const Bpe::Merge& m : file.merges) merges.push_back(tokens[static_cast<size_t>(m.left)] + " " + tokens[static_cast<size_t>(m.right)]);
+  for (const Bpe::Merge& m : file.merges)
+    merges.push_back(tokens[static_cast<size_t>(m.left)] + " " + tokens[static_cast<size_t>(m.right)]);
   metadata.add("tokenizer.ggml.model", "gpt2");
   metadata.add("tokenizer.ggml.pre", "joyai-llm");  // the name under which readers know V4's three splits
   metadata.add("tokenizer.ggml.tokens", std::span<const std::string>(tokens));
@@ -114,7 +122,11 @@ Status run(const ExportGgufOptions& options) {
   KVASIR_TRY(GgufExportReport report, export_gguf(loaded.model, metadata, options.out_file, how));
   if (options.json) {
     JsonWriter json;
-    json.begin_object().field("file", options.out_file).field("tensors", report.tensors).field("bytes", report.bytes).end_object();
+    json.begin_object()
+        .field("file", options.out_file)
+        .field("tensors", report.tensors)
+        .field("bytes", report.bytes)
+        .end_object();
     std::puts(json.text().c_str());
   } else {
     std::printf("%s: %lld tensors, %s\n", options.out_file.c_str(), static_cast<long long>(report.tensors),

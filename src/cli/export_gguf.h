@@ -1,4 +1,5 @@
-// kvasir export-gguf: a checkpoint folder as one GGUF file that llama.cpp and its kin can run, to compare engines.
+// kvasir export-gguf: a checkpoint folder as one GGUF file that llama.cpp and its kin can run, to compare
+// engines.
 #pragma once
 
 #include <string>
@@ -18,7 +19,8 @@ struct ExportGgufOptions {
   bool json = false;
 };
 
-// The keys of tokenizer.ggml.*. Errors: more ids than the model has, or a first or last token that the file does not have.
+// The keys of tokenizer.ggml.*. Errors: more ids than the model has, or a first or last token that the file
+// does not have.
 Status add_tokenizer(const TokenizerFile& file, const ModelConfig& config, GgufMetadata& metadata);
 
 // Returns the process's exit code (cli/error.h).

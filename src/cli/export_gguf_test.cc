@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "cli/error.h"
 #include "io/file.h"
 #include "io/gguf_reader_test.h"
@@ -38,8 +40,10 @@ TEST(ExportGguf, TokensAreSpelledInGpt2sAlphabetAndIdsWithoutOneAreUnused) {
   GgufReader read(file);
   ASSERT_FALSE(read.failed());
   EXPECT_EQ(read.values["tokenizer.ggml.tokens"].texts,
-            (std::vector<std::string>{"t", "h", "th", "Ġ", "[unused 4]", "Ċÿ", "<s>", "</s>", "<｜▁pad▁｜>", "[unused 9]", "[unused 10]", "[unused 11]"}));
-  EXPECT_EQ(read.values["tokenizer.ggml.token_type"].numbers, (std::vector<double>{1, 1, 1, 1, 5, 1, 3, 3, 4, 5, 5, 5}));
+            (std::vector<std::string>{"t", "h", "th", "Ġ", "[unused 4]", "Ċÿ", "<s>", "</s>", "<｜▁pad▁｜>",
+                                      "[unused 9]", "[unused 10]", "[unused 11]"}));
+  EXPECT_EQ(read.values["tokenizer.ggml.token_type"].numbers,
+            (std::vector<double>{1, 1, 1, 1, 5, 1, 3, 3, 4, 5, 5, 5}));
   EXPECT_EQ(read.values["tokenizer.ggml.merges"].texts, std::vector<std::string>{"t h"});
   EXPECT_EQ(read.values["tokenizer.ggml.model"].text(), "gpt2");
   EXPECT_EQ(read.values["tokenizer.ggml.pre"].text(), "joyai-llm");
@@ -67,7 +71,8 @@ TEST(ExportGguf, TheBundledModelIsExportedWhole) {
   TempDir dir;
   const std::string model = KVASIR_SOURCE_DIR "/models/nano";
   testing::internal::CaptureStdout();
-  const int code = run_export_gguf({.model_dir = model, .out_file = dir.file("nano.gguf"), .weights = GgufWeights::kMxfp4, .json = true});
+  const int code = run_export_gguf(
+      {.model_dir = model, .out_file = dir.file("nano.gguf"), .weights = GgufWeights::kMxfp4, .json = true});
   std::string out = testing::internal::GetCapturedStdout();
   ASSERT_EQ(code, kExitOk);
   EXPECT_NE(out.find("\"tensors\":240"), std::string::npos) << out;
@@ -85,7 +90,8 @@ TEST(ExportGguf, TheBundledModelIsExportedWhole) {
 TEST(ExportGguf, AFolderWithoutATokenizerIsRefused) {
   TempDir dir;
   const std::string model = KVASIR_SOURCE_DIR "/models/nano";
-  for (const char* name : {"config.json", "model.safetensors"}) std::filesystem::create_symlink(model + "/" + name, dir.file(name));
+  for (const char* name : {"config.json", "model.safetensors"})
+    std::filesystem::create_symlink(model + "/" + name, dir.file(name));
   testing::internal::CaptureStderr();
   const int code = run_export_gguf({.model_dir = dir.path(), .out_file = dir.file("x.gguf")});
   std::string err = testing::internal::GetCapturedStderr();

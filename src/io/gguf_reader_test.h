@@ -1,5 +1,5 @@
-// A reader of GGUF for tests, written from the format's description and from nothing in gguf_writer.cc: whoever changes
-// the writer's bytes must answer to it. Tests only.
+// A reader of GGUF for tests, written from the format's description and from nothing in gguf_writer.cc:
+// whoever changes the writer's bytes must answer to it. Tests only.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -14,7 +14,7 @@
 namespace kvasir {
 
 struct GgufValue {
-  uint32_t type = 0;     // of the value; of the elements of an array
+  uint32_t type = 0;  // of the value; of the elements of an array
   bool array = false;
   std::vector<std::string> texts;  // strings
   std::vector<double> numbers;     // everything else
@@ -31,13 +31,16 @@ struct GgufRead {
 
   std::vector<float> floats(size_t count) const {
     std::vector<float> out(count);
-    if (bytes.size() < count * 4) ADD_FAILURE() << "tensor of " << bytes.size() << " bytes";
-    else std::memcpy(out.data(), bytes.data(), count * 4);
+    if (bytes.size() < count * 4)
+      ADD_FAILURE() << "tensor of " << bytes.size() << " bytes";
+    else
+      std::memcpy(out.data(), bytes.data(), count * 4);
     return out;
   }
 };
 
-// Reads all of `file`, which must outlive it. A failure ends the test's trust in everything after it: failed().
+// Reads all of `file`, which must outlive it. A failure ends the test's trust in everything after it:
+// failed().
 class GgufReader {
  public:
   explicit GgufReader(const std::string& file) : file_(file) {
@@ -51,8 +54,10 @@ class GgufReader {
     for (uint64_t i = 0; i < tensor_count && !failed_; ++i) read_tensor();
     const size_t data = (at_ + 31) / 32 * 32;
     for (auto& [name, t] : tensors) {
-      if (t.offset % 32 != 0 || data + t.offset > file_.size()) fail("tensor " + name + " is not in the file or not aligned");
-      else t.bytes = std::string_view(file_).substr(data + t.offset);
+      if (t.offset % 32 != 0 || data + t.offset > file_.size())
+        fail("tensor " + name + " is not in the file or not aligned");
+      else
+        t.bytes = std::string_view(file_).substr(data + t.offset);
     }
   }
 
@@ -86,12 +91,23 @@ class GgufReader {
 
   void scalar(GgufValue& v) {
     switch (v.type) {
-      case 4: v.numbers.push_back(number<uint32_t>()); break;
-      case 5: v.numbers.push_back(number<int32_t>()); break;
-      case 6: v.numbers.push_back(number<float>()); break;
-      case 7: v.numbers.push_back(number<uint8_t>()); break;
-      case 8: v.texts.push_back(text()); break;
-      default: fail("value of type " + std::to_string(v.type));
+      case 4:
+        v.numbers.push_back(number<uint32_t>());
+        break;
+      case 5:
+        v.numbers.push_back(number<int32_t>());
+        break;
+      case 6:
+        v.numbers.push_back(number<float>());
+        break;
+      case 7:
+        v.numbers.push_back(number<uint8_t>());
+        break;
+      case 8:
+        v.texts.push_back(text());
+        break;
+      default:
+        fail("value of type " + std::to_string(v.type));
     }
   }
   GgufValue value() {

@@ -1,4 +1,5 @@
-// The encoding and the padding of gguf_writer.h. The machine is little endian, as all that kvasir runs on are.
+// The encoding and the padding of gguf_writer.h. The machine is little endian, as all that kvasir runs on
+// are.
 #include "io/gguf_writer.h"
 
 #include <array>
@@ -33,7 +34,9 @@ int64_t padding(int64_t bytes) { return (kAlignment - bytes % kAlignment) % kAli
 
 }  // namespace
 
-int64_t gguf_block_values(GgufType type) { return type == GgufType::kQ8_0 || type == GgufType::kMxfp4 ? 32 : 1; }
+int64_t gguf_block_values(GgufType type) {
+  return type == GgufType::kQ8_0 || type == GgufType::kMxfp4 ? 32 : 1;
+}
 
 int64_t gguf_bytes(GgufType type, int64_t values) {
   switch (type) {
@@ -103,7 +106,8 @@ void GgufMetadata::add(std::string_view key, std::span<const std::string> values
   for (const std::string& v : values) put_string(bytes_, v);
 }
 
-Result<GgufWriter> GgufWriter::create(const std::string& path, const GgufMetadata& metadata, std::vector<GgufTensor> tensors) {
+Result<GgufWriter> GgufWriter::create(const std::string& path, const GgufMetadata& metadata,
+                                      std::vector<GgufTensor> tensors) {
   std::string header = "GGUF";
   put(header, kVersion);
   put(header, uint64_t{tensors.size()});
@@ -113,8 +117,10 @@ Result<GgufWriter> GgufWriter::create(const std::string& path, const GgufMetadat
   std::set<std::string_view> names;
   for (const GgufTensor& t : tensors) {
     KVASIR_CHECK(names.insert(t.name).second, "tensor {} is written twice", t.name);
-    KVASIR_CHECK(!t.dims.empty() && t.dims.size() <= 4 && t.values() > 0, "tensor {} has {} dimensions, {} values", t.name, t.dims.size(), t.values());
-    KVASIR_CHECK(t.dims[0] % gguf_block_values(t.type) == 0, "tensor {}: {} values do not fill blocks", t.name, t.dims[0]);
+    KVASIR_CHECK(!t.dims.empty() && t.dims.size() <= 4 && t.values() > 0,
+                 "tensor {} has {} dimensions, {} values", t.name, t.dims.size(), t.values());
+    KVASIR_CHECK(t.dims[0] % gguf_block_values(t.type) == 0, "tensor {}: {} values do not fill blocks",
+                 t.name, t.dims[0]);
     put_string(header, t.name);
     put(header, static_cast<uint32_t>(t.dims.size()));
     for (int64_t d : t.dims) put(header, static_cast<uint64_t>(d));
@@ -137,7 +143,8 @@ Status GgufWriter::write(std::span<const std::byte> bytes) {
   KVASIR_CHECK(tensor_ < tensors_.size(), "{}: bytes after its last tensor", file_.path());
   const int64_t expected = tensors_[tensor_].bytes();
   written_ += std::ssize(bytes);
-  KVASIR_CHECK(written_ <= expected, "{}: {} bytes of {}, which has {}", file_.path(), written_, tensors_[tensor_].name, expected);
+  KVASIR_CHECK(written_ <= expected, "{}: {} bytes of {}, which has {}", file_.path(), written_,
+               tensors_[tensor_].name, expected);
   KVASIR_TRY_STATUS(file_.write(bytes));
   if (written_ < expected) return {};
   ++tensor_;
@@ -146,7 +153,8 @@ Status GgufWriter::write(std::span<const std::byte> bytes) {
 }
 
 Status GgufWriter::finish() {
-  KVASIR_CHECK(tensor_ == tensors_.size(), "{}: {} of {} tensors written", file_.path(), tensor_, tensors_.size());
+  KVASIR_CHECK(tensor_ == tensors_.size(), "{}: {} of {} tensors written", file_.path(), tensor_,
+               tensors_.size());
   return file_.commit();
 }
 

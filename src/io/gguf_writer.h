@@ -5,9 +5,9 @@
 //
 //   GgufMetadata metadata;
 //   metadata.add("general.architecture", std::string_view("deepseek4"));
-//   KVASIR_TRY(auto out, GgufWriter::create(path, metadata, {{"output_norm.weight", GgufType::kF32, {dim}}}));
-//   for (...) KVASIR_TRY_STATUS(out.write(bytes));   // tensor after tensor; padding is the writer's work
-//   KVASIR_TRY_STATUS(out.finish());
+//   KVASIR_TRY(auto out, GgufWriter::create(path, metadata, {{"output_norm.weight", GgufType::kF32,
+//   {dim}}})); for (...) KVASIR_TRY_STATUS(out.write(bytes));   // tensor after tensor; padding is the
+//   writer's work KVASIR_TRY_STATUS(out.finish());
 //
 // The file appears under its name only when finish() succeeds (AtomicFile). Source: spec/gguf.md.
 #pragma once
@@ -70,16 +70,20 @@ class GgufMetadata {
 
 class GgufWriter {
  public:
-  // Names must differ and the first dimension must be whole blocks. Errors: the file cannot be created or written.
-  static Result<GgufWriter> create(const std::string& path, const GgufMetadata& metadata, std::vector<GgufTensor> tensors);
+  // Names must differ and the first dimension must be whole blocks. Errors: the file cannot be created or
+  // written.
+  static Result<GgufWriter> create(const std::string& path, const GgufMetadata& metadata,
+                                   std::vector<GgufTensor> tensors);
 
-  // The next bytes, tensor after tensor in the order given to create, in pieces of any size that do not cross tensors.
+  // The next bytes, tensor after tensor in the order given to create, in pieces of any size that do not cross
+  // tensors.
   Status write(std::span<const std::byte> bytes);
   // All bytes must have been written.
   Status finish();
 
  private:
-  GgufWriter(AtomicFile file, std::vector<GgufTensor> tensors) : file_(std::move(file)), tensors_(std::move(tensors)) {}
+  GgufWriter(AtomicFile file, std::vector<GgufTensor> tensors)
+      : file_(std::move(file)), tensors_(std::move(tensors)) {}
   Status pad(int64_t bytes);
 
   AtomicFile file_;

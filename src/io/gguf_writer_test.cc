@@ -53,7 +53,9 @@ TEST(GgufWriter, KeysOfEveryTypeComeBackAsTheyWentIn) {
 
 TEST(GgufWriter, TensorsLieAlignedInTheOrderGivenWhateverTheirSize) {
   TempDir dir;
-  auto writer = GgufWriter::create(dir.file("x.gguf"), {}, {{"odd", GgufType::kF32, {3}}, {"ids", GgufType::kI32, {2, 5}}, {"last", GgufType::kF32, {1}}});
+  auto writer = GgufWriter::create(
+      dir.file("x.gguf"), {},
+      {{"odd", GgufType::kF32, {3}}, {"ids", GgufType::kI32, {2, 5}}, {"last", GgufType::kF32, {1}}});
   ASSERT_TRUE(writer) << writer.error().message;
   std::vector<float> odd{1, 2, 3}, last{7};
   std::vector<int32_t> ids{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
@@ -88,7 +90,8 @@ TEST(GgufWriter, BlockTypesHaveTheSizesOfGgml) {
 TEST(GgufWriter, AFileThatCannotBeMadeIsAnErrorWithItsPath) {
   auto writer = GgufWriter::create("/no/such/folder/x.gguf", {}, {});
   ASSERT_FALSE(writer);
-  EXPECT_NE(writer.error().message.find("/no/such/folder/x.gguf"), std::string::npos) << writer.error().message;
+  EXPECT_NE(writer.error().message.find("/no/such/folder/x.gguf"), std::string::npos)
+      << writer.error().message;
 }
 
 TEST(GgufWriter, NothingIsLeftBehindByAWriterThatIsDropped) {

@@ -1,14 +1,17 @@
-// Names, types and bytes of every tensor; see gguf_export.h. Walks the tensor table, so nothing can be left out: a tensor
-// without a GGUF name is a broken invariant.
+// Names, types and bytes of every tensor; see gguf_export.h. Walks the tensor table, so nothing can be left
+// out: a tensor without a GGUF name is a broken invariant.
 #include "model/gguf_export.h"
 
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "model/tensor_table.h"
@@ -74,7 +77,8 @@ constexpr Pair kLayer[] = {
 struct Export {
   GgufTensor tensor;
   std::vector<const WeightMatrix*> stacked;  // one after the other, the slowest dimension
-  std::pair<const WeightMatrix*, const WeightMatrix*> beside{};  // each row: a row of the first, then of the second
+  std::pair<const WeightMatrix*, const WeightMatrix*>
+      beside{};  // each row: a row of the first, then of the second
   const float* floats = nullptr;
   const int32_t* ids = nullptr;
 };
@@ -97,7 +101,8 @@ std::optional<std::string> gguf_name(const TensorEntry& e, const ModelConfig& co
   std::string prefix = mtp ? "mtp.0." : fmt::format("layers.{}.", e.layer);
   std::string_view stem = std::string_view(e.name).substr(prefix.size());
   if (auto name = find_name(kLayer, stem)) return fmt::format("blk.{}.{}", e.layer, *name);
-  const bool joined = stem.starts_with("ffn.experts.") || stem == "h_proj.weight" || (mtp && stem.starts_with("hc_head"));
+  const bool joined =
+      stem.starts_with("ffn.experts.") || stem == "h_proj.weight" || (mtp && stem.starts_with("hc_head"));
   KVASIR_CHECK(joined, "{} has no GGUF name", e.name);
   return std::nullopt;
 }
@@ -120,7 +125,8 @@ std::vector<const WeightMatrix*> experts_like(const WeightMatrix* first, const M
   return out;
 }
 
-Export matrix_export(const TensorEntry& e, const WeightMatrix* w, const Model& model, const GgufExportOptions& options, std::string name) {
+Export matrix_export(const TensorEntry& e, const WeightMatrix* w, const Model& model,
+                     const GgufExportOptions& options, std::string name) {
   Export out;
   out.tensor = {std::move(name), matrix_type(e, *w, options.weights), {e.cols, e.rows}};
   if (e.kind == TensorKind::kExpertMatrix) {
@@ -129,7 +135,9 @@ Export matrix_export(const TensorEntry& e, const WeightMatrix* w, const Model& m
     out.stacked = experts_like(w, moe);
     out.tensor.dims.push_back(std::ssize(out.stacked));
     // One tensor has one type: a single expert that is not FP4 makes all of them Q8_0.
-    const bool fp4 = std::all_of(out.stacked.begin(), out.stacked.end(), [](const WeightMatrix* m) { return m->format == WeightFormat::kFp4Group32; });
+    const bool fp4 = std::all_of(out.stacked.begin(), out.stacked.end(), [](const WeightMatrix* m) {
+      return m->format == WeightFormat::kFp4Group32;
+    });
     if (out.tensor.type == GgufType::kMxfp4 && !fp4) out.tensor.type = GgufType::kQ8_0;
   } else if (model.mtp && w == &model.mtp->e_proj) {
     out.beside = {w, &model.mtp->h_proj};  // e first along the input dimension
@@ -151,7 +159,8 @@ std::vector<Export> list_exports(Model& model, const GgufExportOptions& options)
       continue;
     }
     Export x;
-    x.tensor = {*name, GgufType::kF32, e.vector() ? std::vector<int64_t>{e.rows} : std::vector<int64_t>{e.cols, e.rows}};
+    x.tensor = {*name, GgufType::kF32,
+                e.vector() ? std::vector<int64_t>{e.rows} : std::vector<int64_t>{e.cols, e.rows}};
     if (auto* vector = std::get_if<View<const float, 1>*>(&e.slot)) {
       x.floats = (*vector)->data();
     } else if (auto* floats = std::get_if<View<const float, 2>*>(&e.slot)) {
@@ -168,7 +177,8 @@ std::vector<Export> list_exports(Model& model, const GgufExportOptions& options)
 // IEEE half precision, to nearest, ties to even; infinity above its range. `x` is not negative.
 uint16_t to_f16(float x) {
   constexpr float kSubnormal = 0x1p-14f;
-  if (x < kSubnormal) return static_cast<uint16_t>(std::nearbyintf(x * 0x1p24f));  // 1024 is the first normal code
+  if (x < kSubnormal)
+    return static_cast<uint16_t>(std::nearbyintf(x * 0x1p24f));  // 1024 is the first normal code
   uint32_t u = std::bit_cast<uint32_t>(x);
   u += 0xfffu + ((u >> 13) & 1);
   uint32_t code = (u >> 13) - ((127 - 15) << 10);
@@ -182,18 +192,23 @@ bool encode_q8_0(const float* values, std::byte* out) {
   const float scale = max / 127, inverse = scale > 0 ? 1 / scale : 0;
   const uint16_t code = to_f16(scale);
   std::memcpy(out, &code, 2);
-  for (int i = 0; i < 32; ++i) out[2 + i] = static_cast<std::byte>(static_cast<int8_t>(std::lrintf(values[i] * inverse)));
+  for (int i = 0; i < 32; ++i)
+    out[2 + i] = static_cast<std::byte>(static_cast<int8_t>(std::lrintf(values[i] * inverse)));
   return code < 0x7c00;
 }
 
-// One row of FP4 in the order of MXFP4: the same nibbles, halves of a block side by side instead of neighbours.
+// One row of FP4 in the order of MXFP4: the same nibbles, halves of a block side by side instead of
+// neighbours.
 void repack_mxfp4(const WeightMatrix& w, int64_t row, std::byte* out) {
   const auto* nibbles = static_cast<const uint8_t*>(w.data) + row * w.data_row_bytes();
   const uint8_t* scales = w.scale + row * w.scale_row_bytes();
-  auto value = [&](int64_t i) { return static_cast<uint8_t>(i & 1 ? nibbles[i / 2] >> 4 : nibbles[i / 2] & 15); };
+  auto value = [&](int64_t i) {
+    return static_cast<uint8_t>(i & 1 ? nibbles[i / 2] >> 4 : nibbles[i / 2] & 15);
+  };
   for (int64_t block = 0; block < w.cols / 32; ++block) {
     *out++ = static_cast<std::byte>(scales[block]);
-    for (int64_t j = block * 32; j < block * 32 + 16; ++j) *out++ = static_cast<std::byte>(value(j) | value(j + 16) << 4);
+    for (int64_t j = block * 32; j < block * 32 + 16; ++j)
+      *out++ = static_cast<std::byte>(value(j) | value(j + 16) << 4);
   }
 }
 
@@ -213,7 +228,8 @@ bool encode_row(const std::vector<float>& row, GgufType type, std::vector<std::b
   }
   KVASIR_CHECK(type == GgufType::kQ8_0, "rows of type {}", static_cast<uint32_t>(type));
   bool fits = true;
-  for (size_t i = 0; i < row.size(); i += 32) fits = encode_q8_0(row.data() + i, out.data() + i / 32 * 34) && fits;
+  for (size_t i = 0; i < row.size(); i += 32)
+    fits = encode_q8_0(row.data() + i, out.data() + i / 32 * 34) && fits;
   return fits;
 }
 
@@ -222,7 +238,8 @@ class Exporter {
   explicit Exporter(GgufWriter& writer) : writer_(writer) {}
 
   Status write(const Export& x) {
-    if (x.floats) return writer_.write(std::as_bytes(std::span(x.floats, static_cast<size_t>(x.tensor.values()))));
+    if (x.floats)
+      return writer_.write(std::as_bytes(std::span(x.floats, static_cast<size_t>(x.tensor.values()))));
     if (x.ids) return writer_.write(std::as_bytes(std::span(x.ids, static_cast<size_t>(x.tensor.values()))));
     row_.resize(static_cast<size_t>(x.tensor.dims[0]));
     if (x.beside.first) {
@@ -253,7 +270,9 @@ class Exporter {
   Status write_row(const GgufTensor& tensor) {
     if (!encode_row(row_, tensor.type, bytes_)) {
       return Error{ErrorCode::kUnsupported,
-                   fmt::format("tensor {}: values too large for Q8_0, whose scale of 32 is a half-precision number; choose another type", tensor.name)};
+                   fmt::format("tensor {}: values too large for Q8_0, whose scale of 32 is a half-precision "
+                               "number; choose another type",
+                               tensor.name)};
     }
     return writer_.write(bytes_);
   }
@@ -265,10 +284,14 @@ class Exporter {
 
 uint32_t file_type(GgufWeights weights) {  // llama.cpp's numbers of "mostly ..."
   switch (weights) {
-    case GgufWeights::kF32: return 0;
-    case GgufWeights::kBf16: return 32;
-    case GgufWeights::kQ8_0: return 7;
-    case GgufWeights::kMxfp4: return 38;
+    case GgufWeights::kF32:
+      return 0;
+    case GgufWeights::kBf16:
+      return 32;
+    case GgufWeights::kQ8_0:
+      return 7;
+    case GgufWeights::kMxfp4:
+      return 38;
   }
   KVASIR_CHECK(false, "weights {}", static_cast<int>(weights));
 }
@@ -299,7 +322,8 @@ void add_architecture(const ModelConfig& c, const GgufExportOptions& options, Gg
   count("attention.output_group_count", c.o_groups);
   count("attention.output_lora_rank", c.o_rank);
   std::vector<int32_t> ratios(c.compress_ratios.begin(), c.compress_ratios.end());
-  if (std::ssize(ratios) == c.num_layers) ratios.push_back(0);  // readers of published files expect the MTP block's, used or not
+  if (std::ssize(ratios) == c.num_layers)
+    ratios.push_back(0);  // readers of published files expect the MTP block's, used or not
   add("attention.compress_ratios", std::span<const int32_t>(ratios));
   real("attention.compress_rope_freq_base", c.compress_rope_theta);
   count("attention.indexer.head_count", c.index_heads);
@@ -327,16 +351,20 @@ void add_architecture(const ModelConfig& c, const GgufExportOptions& options, Gg
   real("hyper_connection.epsilon", c.hc_eps);
 }
 
-Result<GgufExportReport> export_gguf(Model& model, const GgufMetadata& metadata, const std::string& path, const GgufExportOptions& options) {
-  if (options.mtp && !model.mtp) return Error{ErrorCode::kUnsupported, "the checkpoint has no MTP block that could be exported"};
+Result<GgufExportReport> export_gguf(Model& model, const GgufMetadata& metadata, const std::string& path,
+                                     const GgufExportOptions& options) {
+  if (options.mtp && !model.mtp)
+    return Error{ErrorCode::kUnsupported, "the checkpoint has no MTP block that could be exported"};
   std::vector<Export> exports = list_exports(model, options);
   std::vector<GgufTensor> tensors;
   GgufExportReport report;
   for (const Export& x : exports) {
     const int64_t block = gguf_block_values(x.tensor.type);
     if (x.tensor.dims[0] % block != 0) {
-      return Error{ErrorCode::kUnsupported, fmt::format("tensor {}: rows of {} values are not whole blocks of {}, which its GGUF type needs; choose bf16 or f32",
-                                                        x.tensor.name, x.tensor.dims[0], block)};
+      return Error{ErrorCode::kUnsupported,
+                   fmt::format("tensor {}: rows of {} values are not whole blocks of {}, which its GGUF type "
+                               "needs; choose bf16 or f32",
+                               x.tensor.name, x.tensor.dims[0], block)};
     }
     tensors.push_back(x.tensor);
     report.bytes += x.tensor.bytes();

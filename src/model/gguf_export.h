@@ -1,8 +1,9 @@
-// export_gguf: a loaded V4 model as a GGUF file of architecture `deepseek4`, for engines that read that format.
+// export_gguf: a loaded V4 model as a GGUF file of architecture `deepseek4`, for engines that read that
+// format.
 //
-// What GGUF cannot say exactly: FP8 has no type there, so matrices of FP8 (and FP4 experts) become the chosen type;
-// everything that the checkpoint keeps as F32 stays F32. The separate hc_head of the MTP block has no tensor: readers use
-// the trunk's for drafts. Source: spec/gguf.md.
+// What GGUF cannot say exactly: FP8 has no type there, so matrices of FP8 (and FP4 experts) become the chosen
+// type; everything that the checkpoint keeps as F32 stays F32. The separate hc_head of the MTP block has no
+// tensor: readers use the trunk's for drafts. Source: spec/gguf.md.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,7 @@ enum class GgufWeights : uint8_t {
 
 struct GgufExportOptions {
   GgufWeights weights = GgufWeights::kBf16;
-  bool mtp = false;                  // also the MTP block, which readers older than August 2026 take for a layer
+  bool mtp = false;  // also the MTP block, which readers older than August 2026 take for a layer
   ProgressSink* progress = nullptr;  // may be null
 };
 
@@ -37,8 +38,8 @@ struct GgufExportReport {
 // The architecture's keys, with the tokenizer's and the name added by the caller.
 void add_architecture(const ModelConfig& config, const GgufExportOptions& options, GgufMetadata& metadata);
 
-// Writes the file. Errors: the disk's; kUnsupported for a matrix whose rows are not whole blocks of the chosen type, for
-// weights too large for its scale, and for an MTP block that is asked for and not there.
+// Writes the file. Errors: the disk's; kUnsupported for a matrix whose rows are not whole blocks of the
+// chosen type, for weights too large for its scale, and for an MTP block that is asked for and not there.
 Result<GgufExportReport> export_gguf(Model& model, const GgufMetadata& metadata, const std::string& path,
                                      const GgufExportOptions& options);
 

@@ -1,5 +1,5 @@
-// Exported files read back: every name, shape and value of every type against the model they came from, and the keys
-// against its config.
+// Exported files read back: every name, shape and value of every type against the model they came from, and
+// the keys against its config.
 #include "model/gguf_export.h"
 
 #include <gtest/gtest.h>
@@ -35,7 +35,8 @@ std::string exported(Model& model, const GgufExportOptions& options) {
 
 float half_to_float(uint16_t h) {
   const int exponent = h >> 10 & 31, mantissa = h & 1023;
-  return exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24) : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
+  return exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                       : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
 }
 
 // The first `count` values of a tensor of any type.
@@ -70,12 +71,15 @@ std::vector<float> values_of(const WeightMatrix& w) {
 }
 
 // `seen` is `expected` within `share` of the largest of its block of 32.
-void expect_near(const std::vector<float>& seen, const std::vector<float>& expected, float share, const char* what) {
+void expect_near(const std::vector<float>& seen, const std::vector<float>& expected, float share,
+                 const char* what) {
   ASSERT_EQ(seen.size(), expected.size()) << what;
   for (size_t i = 0; i < seen.size(); ++i) {
     float max = 0;
-    for (size_t k = i / 32 * 32; k < std::min(i / 32 * 32 + 32, seen.size()); ++k) max = std::max(max, std::fabs(expected[k]));
-    ASSERT_LE(std::fabs(seen[i] - expected[i]), share * max) << what << " value " << i << ": " << seen[i] << ", expected " << expected[i];
+    for (size_t k = i / 32 * 32; k < std::min(i / 32 * 32 + 32, seen.size()); ++k)
+      max = std::max(max, std::fabs(expected[k]));
+    ASSERT_LE(std::fabs(seen[i] - expected[i]), share * max)
+        << what << " value " << i << ": " << seen[i] << ", expected " << expected[i];
   }
 }
 
@@ -97,7 +101,8 @@ TEST_P(GgufExport, EveryMatrixComesBackAsItsTypeAllows) {
     ASSERT_EQ(read.tensors.count(name), 1u) << name;
     const GgufRead& t = read.tensors[name];
     EXPECT_EQ(t.type, type) << name;
-    EXPECT_EQ(t.dims, (std::vector<uint64_t>{static_cast<uint64_t>(w.cols), static_cast<uint64_t>(w.rows)})) << name;
+    EXPECT_EQ(t.dims, (std::vector<uint64_t>{static_cast<uint64_t>(w.cols), static_cast<uint64_t>(w.rows)}))
+        << name;
     expect_near(values_of(t, static_cast<size_t>(w.rows * w.cols)), values_of(w), share, name.c_str());
   };
   check("token_embd.weight", model.embed, c.plain, 0);
@@ -126,7 +131,8 @@ TEST_P(GgufExport, ExpertsAreStackedInTheOrderOfTheirIds) {
   std::string file = exported(model, {.weights = c.weights});
   GgufReader read(file);
   ASSERT_FALSE(read.failed());
-  for (auto [name, matrix] : {std::pair{"blk.1.ffn_gate_exps.weight", &ExpertWeights::w1}, {"blk.1.ffn_up_exps.weight", &ExpertWeights::w3},
+  for (auto [name, matrix] : {std::pair{"blk.1.ffn_gate_exps.weight", &ExpertWeights::w1},
+                              {"blk.1.ffn_up_exps.weight", &ExpertWeights::w3},
                               {"blk.1.ffn_down_exps.weight", &ExpertWeights::w2}}) {
     const std::vector<ExpertWeights>& experts = model.layers[1].moe.experts;
     const WeightMatrix& first = experts[0].*matrix;
@@ -137,7 +143,9 @@ TEST_P(GgufExport, ExpertsAreStackedInTheOrderOfTheirIds) {
     }
     const GgufRead& t = read.tensors[name];
     EXPECT_EQ(t.type, c.experts);
-    EXPECT_EQ(t.dims, (std::vector<uint64_t>{static_cast<uint64_t>(first.cols), static_cast<uint64_t>(first.rows), experts.size()})) << name;
+    EXPECT_EQ(t.dims, (std::vector<uint64_t>{static_cast<uint64_t>(first.cols),
+                                             static_cast<uint64_t>(first.rows), experts.size()}))
+        << name;
     expect_near(values_of(t, expected.size()), expected, c.expert_share, name);
   }
 }
@@ -145,7 +153,8 @@ TEST_P(GgufExport, ExpertsAreStackedInTheOrderOfTheirIds) {
 // Half a step of Q8_0 is 1/254 of the largest value, and its scale is off by at most 2^-11 of itself.
 constexpr float kQ8Share = 0.5f / 127 + 0x1p-11f;
 INSTANTIATE_TEST_SUITE_P(Types, GgufExport,
-                         testing::Values(Case{GgufWeights::kF32, 0, 0, 0, 0, 0}, Case{GgufWeights::kBf16, 30, 30, 30, 0, 0},
+                         testing::Values(Case{GgufWeights::kF32, 0, 0, 0, 0, 0},
+                                         Case{GgufWeights::kBf16, 30, 30, 30, 0, 0},
                                          Case{GgufWeights::kQ8_0, 8, 30, 8, kQ8Share, kQ8Share},
                                          Case{GgufWeights::kMxfp4, 8, 30, 39, kQ8Share, 0}));
 
@@ -201,12 +210,18 @@ TEST(GgufExport, TheMtpBlockIsOneMoreLayerWithItsProjectionsJoinedEFirst) {
   EXPECT_EQ(read.values["deepseek4.swiglu_clamp_exp"].numbers.size(), 5u);
   const GgufRead& joined = read.tensors["blk.4.nextn.eh_proj.weight"];
   EXPECT_EQ(joined.dims, (std::vector<uint64_t>{256, 128}));
-  std::vector<float> e = values_of(model.mtp->e_proj), h = values_of(model.mtp->h_proj), seen = joined.floats(256 * 128);
+  std::vector<float> e = values_of(model.mtp->e_proj), h = values_of(model.mtp->h_proj),
+                     seen = joined.floats(256 * 128);
   for (size_t r = 0; r < 128; ++r) {
-    ASSERT_TRUE(std::equal(e.begin() + static_cast<long>(r * 128), e.begin() + static_cast<long>(r * 128 + 128), seen.begin() + static_cast<long>(r * 256)));
-    ASSERT_TRUE(std::equal(h.begin() + static_cast<long>(r * 128), h.begin() + static_cast<long>(r * 128 + 128), seen.begin() + static_cast<long>(r * 256 + 128)));
+    ASSERT_TRUE(std::equal(e.begin() + static_cast<long>(r * 128),
+                           e.begin() + static_cast<long>(r * 128 + 128),
+                           seen.begin() + static_cast<long>(r * 256)));
+    ASSERT_TRUE(std::equal(h.begin() + static_cast<long>(r * 128),
+                           h.begin() + static_cast<long>(r * 128 + 128),
+                           seen.begin() + static_cast<long>(r * 256 + 128)));
   }
-  EXPECT_EQ(read.tensors["blk.4.nextn.enorm.weight"].floats(128), std::vector<float>(model.mtp->enorm.data(), model.mtp->enorm.data() + 128));
+  EXPECT_EQ(read.tensors["blk.4.nextn.enorm.weight"].floats(128),
+            std::vector<float>(model.mtp->enorm.data(), model.mtp->enorm.data() + 128));
   EXPECT_EQ(read.tensors["blk.4.nextn.shared_head_norm.weight"].dims, std::vector<uint64_t>{128});
   EXPECT_EQ(read.tensors.count("blk.4.exp_probs_b.bias"), 1u);
   EXPECT_EQ(read.tensors.size(), 6u + 4 * 24 + 2 * 4 + 6 + 24 + 4);
@@ -224,22 +239,48 @@ TEST(GgufExport, KeysSayWhatTheConfigSays) {
   ASSERT_FALSE(read.failed());
   EXPECT_EQ(read.values["general.architecture"].text(), "deepseek4");
   EXPECT_EQ(read.number_of("general.file_type"), 38);
-  const std::pair<const char*, double> expected[] = {
-      {"block_count", 43}, {"nextn_predict_layers", 0}, {"context_length", 1048576}, {"embedding_length", 4096}, {"vocab_size", 129280},
-      {"attention.head_count", 64}, {"attention.head_count_kv", 1}, {"attention.key_length", 512}, {"attention.value_length", 512},
-      {"rope.dimension_count", 64}, {"attention.q_lora_rank", 1024}, {"attention.sliding_window", 128}, {"attention.output_group_count", 8},
-      {"attention.output_lora_rank", 1024}, {"attention.compress_rope_freq_base", 160000}, {"attention.indexer.head_count", 64},
-      {"attention.indexer.key_length", 128}, {"attention.indexer.top_k", 512}, {"rope.freq_base", 10000}, {"rope.scaling.factor", 16},
-      {"rope.scaling.original_context_length", 65536}, {"rope.scaling.yarn_beta_fast", 32}, {"rope.scaling.yarn_beta_slow", 1},
-      {"expert_count", 256}, {"expert_used_count", 6}, {"expert_shared_count", 1}, {"expert_feed_forward_length", 2048},
-      {"expert_weights_scale", 1.5}, {"expert_weights_norm", 1}, {"expert_gating_func", 4}, {"hash_layer_count", 3},
-      {"hyper_connection.count", 4}, {"hyper_connection.sinkhorn_iterations", 20}, {"attention.layer_norm_rms_epsilon", 1e-6f},
-      {"hyper_connection.epsilon", 1e-6f}};
-  for (const auto& [key, value] : expected) EXPECT_EQ(read.number_of(std::string("deepseek4.") + key), value) << key;
+  const std::pair<const char*, double> expected[] = {{"block_count", 43},
+                                                     {"nextn_predict_layers", 0},
+                                                     {"context_length", 1048576},
+                                                     {"embedding_length", 4096},
+                                                     {"vocab_size", 129280},
+                                                     {"attention.head_count", 64},
+                                                     {"attention.head_count_kv", 1},
+                                                     {"attention.key_length", 512},
+                                                     {"attention.value_length", 512},
+                                                     {"rope.dimension_count", 64},
+                                                     {"attention.q_lora_rank", 1024},
+                                                     {"attention.sliding_window", 128},
+                                                     {"attention.output_group_count", 8},
+                                                     {"attention.output_lora_rank", 1024},
+                                                     {"attention.compress_rope_freq_base", 160000},
+                                                     {"attention.indexer.head_count", 64},
+                                                     {"attention.indexer.key_length", 128},
+                                                     {"attention.indexer.top_k", 512},
+                                                     {"rope.freq_base", 10000},
+                                                     {"rope.scaling.factor", 16},
+                                                     {"rope.scaling.original_context_length", 65536},
+                                                     {"rope.scaling.yarn_beta_fast", 32},
+                                                     {"rope.scaling.yarn_beta_slow", 1},
+                                                     {"expert_count", 256},
+                                                     {"expert_used_count", 6},
+                                                     {"expert_shared_count", 1},
+                                                     {"expert_feed_forward_length", 2048},
+                                                     {"expert_weights_scale", 1.5},
+                                                     {"expert_weights_norm", 1},
+                                                     {"expert_gating_func", 4},
+                                                     {"hash_layer_count", 3},
+                                                     {"hyper_connection.count", 4},
+                                                     {"hyper_connection.sinkhorn_iterations", 20},
+                                                     {"attention.layer_norm_rms_epsilon", 1e-6f},
+                                                     {"hyper_connection.epsilon", 1e-6f}};
+  for (const auto& [key, value] : expected)
+    EXPECT_EQ(read.number_of(std::string("deepseek4.") + key), value) << key;
   EXPECT_EQ(read.values["deepseek4.rope.scaling.type"].text(), "yarn");
   EXPECT_EQ(read.values["deepseek4.swiglu_clamp_exp"].numbers, std::vector<double>(43, 10));
   EXPECT_EQ(read.values["deepseek4.swiglu_clamp_shexp"].numbers, std::vector<double>(43, 10));
-  EXPECT_EQ(read.values["deepseek4.attention.compress_ratios"].numbers, std::vector<double>(c.compress_ratios.begin(), c.compress_ratios.end()));
+  EXPECT_EQ(read.values["deepseek4.attention.compress_ratios"].numbers,
+            std::vector<double>(c.compress_ratios.begin(), c.compress_ratios.end()));
 }
 
 TEST(GgufExport, RowsThatAreNotWholeBlocksAreRefusedByNameAndLeaveNoFile) {
@@ -250,7 +291,8 @@ TEST(GgufExport, RowsThatAreNotWholeBlocksAreRefusedByNameAndLeaveNoFile) {
   auto report = export_gguf(model, {}, dir.file("x.gguf"), {.weights = GgufWeights::kQ8_0});
   ASSERT_FALSE(report);
   EXPECT_EQ(report.error().code, ErrorCode::kUnsupported);
-  EXPECT_NE(report.error().message.find("blk.0.attn_q_b.weight: rows of 48 values"), std::string::npos) << report.error().message;
+  EXPECT_NE(report.error().message.find("blk.0.attn_q_b.weight: rows of 48 values"), std::string::npos)
+      << report.error().message;
   EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
   EXPECT_TRUE(export_gguf(model, {}, dir.file("x.gguf"), {.weights = GgufWeights::kBf16}));
 }
