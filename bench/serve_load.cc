@@ -3,7 +3,7 @@
 //   serve_load PORT STREAMS TOKENS [PROMPT_TOKENS] [ROUNDS]
 //
 // One thread, one poll loop, no JSON parsing: the load must cost little beside a server on the same cores. Tokens are
-// counted by their `data:` lines; the end token is made unlikely, so that every stream has TOKENS of them. Prints one
+// those that the last chunk's usage reports; the end token is made unlikely, so that every stream has TOKENS of them. Prints one
 // JSON object: tokens/s from the first token of any stream to the last of all, time to first token, gaps between the
 // tokens of a stream.
 #include <arpa/inet.h>
@@ -36,7 +36,7 @@ struct Stream {
 std::string request(int port, int number, int tokens, int prompt_tokens) {
   std::string text = "Stream " + std::to_string(number) + ".";
   for (int i = 0; i * 8 < prompt_tokens; ++i) text += "\\nint value_" + std::to_string(i) + " = " + std::to_string(number * 1000 + i) + ";";
-  std::string body = R"({"model":"nano","stream":true,"thinking":{"type":"disabled"},"temperature":0.8,"seed":)" + std::to_string(number) +
+  std::string body = R"({"model":"nano","stream":true,"thinking":{"type":"disabled"},"temperature":0,"seed":)" + std::to_string(number) +
                      R"(,"logit_bias":{"6106":-100},"max_tokens":)" + std::to_string(tokens) + R"(,"messages":[{"role":"user","content":")" + text + R"("}]})";
   return "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:" + std::to_string(port) +
          "\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
@@ -65,6 +65,8 @@ void open_stream(Stream& s, int port, const std::string& bytes) {
 
 double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 
+constexpr std::string_view kCompletionTokens = "\"completion_tokens\":";
+
 // One `data:` line of the stream.
 void take_line(Stream& s, std::vector<double>& gaps) {
   std::string_view line = s.line;
@@ -74,6 +76,9 @@ void take_line(Stream& s, std::vector<double>& gaps) {
     s.done = true;
     return;
   }
+  if (size_t at = line.find(kCompletionTokens); at != std::string_view::npos) {
+    s.tokens = std::atoll(line.data() + at + kCompletionTokens.size());
+  }
   if (line.find("\"content\":\"\"") != std::string_view::npos || line.find("\"delta\":{}") != std::string_view::npos) return;
   auto now = Clock::now();
   if (s.first_token < 0) {
@@ -82,7 +87,6 @@ void take_line(Stream& s, std::vector<double>& gaps) {
     gaps.push_back(seconds(now - s.last));
   }
   s.last = now;
-  ++s.tokens;
 }
 
 double percentile(std::vector<double>& v, double p) {

@@ -42,6 +42,24 @@ int32_t best_of(std::span<const float> values) {
   return at == values.end() ? 0 : static_cast<int32_t>(at - values.begin());
 }
 
+// A word at a time: most masks let whole words through, or none of them.
+void copy_masked(std::span<const float> values, std::span<const uint32_t> mask, std::span<float> out) {
+  constexpr float kForbidden = -std::numeric_limits<float>::infinity();
+  for (size_t begin = 0; begin < values.size(); begin += 32) {
+    size_t count = std::min<size_t>(32, values.size() - begin);
+    uint32_t word = mask[begin / 32];
+    if (word == ~uint32_t{0}) {
+      std::copy_n(values.begin() + begin, count, out.begin() + begin);
+      continue;
+    }
+    std::fill_n(out.begin() + begin, count, kForbidden);
+    for (; word != 0; word &= word - 1) {
+      auto bit = static_cast<size_t>(std::countr_zero(word));
+      if (bit < count) out[begin + bit] = values[begin + bit];
+    }
+  }
+}
+
 constexpr size_t kBlock = 64;  // tokens whose weights are summed together
 
 // e^-87 is about where floats end; whatever is below it weighs nothing.
@@ -115,8 +133,7 @@ SampledToken Sampler::sample(View<const float, 1> logits, int64_t position, std:
   if (!mask.empty()) {
     KVASIR_CHECK(mask.size() * 32 >= biased.size(), "a mask of {} words for {} tokens", mask.size(), biased.size());
     masked_.resize(biased.size());
-    for (size_t i = 0; i < biased.size(); ++i)
-      masked_[i] = mask[i / 32] >> (i % 32) & 1 ? biased[i] : -std::numeric_limits<float>::infinity();
+    copy_masked(biased, mask, masked_);
     allowed = masked_;
   }
   SampledToken token;

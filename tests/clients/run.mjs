@@ -3,7 +3,7 @@
 // Each client gets a scratch home, a clean environment and a server of its own whose answers are scripted: a thought
 // and a shell call, twice, then a final text; then a second turn. Checked: both commands ran, both texts arrived, and
 // in the tool loop every request hits all that the one before it had computed (CACHE-3).
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -96,6 +96,7 @@ async function test_agent(binary, client) {
     return [...loop.slice(0, 3), after].map((c) => `${c.hit_tokens}+${c.miss_tokens}`).join(" ");
   } finally {
     server.child.kill("SIGKILL");
+    spawnSync("pkill", ["-f", home]);  // one of the clients leaves a daemon behind
     rmSync(home, { recursive: true, force: true });
   }
 }
