@@ -46,13 +46,14 @@ Error cannot_listen(const HttpServerOptions& options, const SystemError& error) 
           fmt::format("cannot listen on {} port {}: {}", options.host, options.port, error.message())};
 }
 
-// What the system keeps of unsent bytes for one reader. With the default it may be megabytes, and the socket counts as
-// full until a third of them is gone: a reader that is slow but steady would run into the write timeout meanwhile.
+// What the system keeps of unsent bytes for one reader. With the default it may be megabytes, and the socket
+// counts as full until a third of them is gone: a reader that is slow but steady would run into the write
+// timeout meanwhile.
 constexpr int kUnsentBytes = 64 << 10;
 
-// A peer that vanished without a word (power, cable) is probed while nothing is sent; while something is, the next
-// write sees its silence. TCP_USER_TIMEOUT is no help: it also ends a connection whose reader is slow but steady, since
-// it counts from when the window was first too small.
+// A peer that vanished without a word (power, cable) is probed while nothing is sent; while something is, the
+// next write sees its silence. TCP_USER_TIMEOUT is no help: it also ends a connection whose reader is slow
+// but steady, since it counts from when the window was first too small.
 void watch_peer(tcp::socket& socket) {
   SystemError ignored;
   socket.set_option(asio::socket_base::keep_alive(true), ignored);

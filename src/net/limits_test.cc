@@ -98,7 +98,8 @@ TEST(Limits, ASlowReaderGetsEverythingAndDelaysNobody) {
   EXPECT_EQ(body.substr(body.size() - 12), "chunk 19999\n");
 }
 
-// A peer that answers nothing any more, not even with a reset, as after a power cut: its own system drops all packets.
+// A peer that answers nothing any more, not even with a reset, as after a power cut: its own system drops all
+// packets.
 TEST(Limits, APeerThatVanishedLosesItsStream) {
   HttpServerOptions options;
   options.limits.write_timeout = 300ms;
@@ -124,12 +125,14 @@ TEST(Limits, AReaderOfAFewBytesAtATimeOutlastsTheWriteTimeout) {
   slow.send(TestServer::get("/endless"));
   ASSERT_TRUE(server.waiting.reaches(1));
   char taken[8192];
-  for (const auto end = steady_clock::now() + 8s; steady_clock::now() < end; std::this_thread::sleep_for(60ms))
+  for (const auto end = steady_clock::now() + 8s; steady_clock::now() < end;
+       std::this_thread::sleep_for(60ms))
     ASSERT_GT(recv(slow.fd(), taken, sizeof(taken), 0), 0) << "cut off while it was reading";
   EXPECT_EQ(server.gone.value(), 0);
 }
 
-// The system tells that a socket has room only when a third of its buffer is free, and the buffer grows to megabytes.
+// The system tells that a socket has room only when a third of its buffer is free, and the buffer grows to
+// megabytes.
 TEST(Limits, ASteadyReaderIsNotCutOffHoweverMuchTheSystemBuffers) {
   HttpServerOptions options;
   options.limits.write_timeout = 400ms;

@@ -10,7 +10,9 @@
 namespace kvasir {
 namespace {
 
-std::string post(std::string_view headers, std::string_view body = "") { return malformed_post(headers, body); }
+std::string post(std::string_view headers, std::string_view body = "") {
+  return malformed_post(headers, body);
+}
 
 std::string chunked(std::string_view body) { return malformed_chunked(body); }
 

@@ -138,8 +138,8 @@ void wait_for_signal() {
   sigwait(&set, &signal);
 }
 
-// What SIGINT and SIGTERM mean, on a thread of its own: before the server is ready the process ends at once, later the
-// first is an order to stop, and whoever asks twice does not want to wait for streams or disks.
+// What SIGINT and SIGTERM mean, on a thread of its own: before the server is ready the process ends at once,
+// later the first is an order to stop, and whoever asks twice does not want to wait for streams or disks.
 struct EndSignal {
   std::atomic<bool> ready{false};
   std::promise<void> ordered;

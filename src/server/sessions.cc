@@ -147,10 +147,11 @@ Status Sessions::save(SessionRecord& record) {
   });
   KVASIR_TRY_STATUS(saved);
   if (stored < (length - 1) / kPageTokens * kPageTokens) {  // the last token may never have been computed
-    return Error{ErrorCode::kNotFound,
-                 fmt::format("the cache has only the first {} of the {} tokens of session '{}': repeat its last "
-                             "request, then save it",
-                             stored, length, record.id)};
+    return Error{
+        ErrorCode::kNotFound,
+        fmt::format("the cache has only the first {} of the {} tokens of session '{}': repeat its last "
+                    "request, then save it",
+                    stored, length, record.id)};
   }
   record.saved = true;
   if (record.id.empty()) return {};

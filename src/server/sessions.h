@@ -57,10 +57,11 @@ class Sessions {
   Result<SessionRecord> fork(uint64_t cache_namespace, std::string_view id, std::string new_id,
                              std::optional<int64_t> tokens);
   // Its KV and, if it has an id, its tokens are on disk and synced when this returns; sets record.saved.
-  // kUnsupported: there is no disk tier. kNotFound: the cache no longer has all of it. Waits for the engine and the
-  // disk.
+  // kUnsupported: there is no disk tier. kNotFound: the cache no longer has all of it. Waits for the engine
+  // and the disk.
   Status save(SessionRecord& record);
-  // Its KV goes too, where no other session shares it, for good when this returns. Waits for the engine and the disk.
+  // Its KV goes too, where no other session shares it, for good when this returns. Waits for the engine and
+  // the disk.
   Status remove(const SessionRecord& record);
 
  private:

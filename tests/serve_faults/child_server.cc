@@ -24,7 +24,8 @@ using std::chrono::milliseconds;
 
 std::string lower(std::string_view text) {
   std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return out;
 }
 
@@ -142,7 +143,8 @@ std::string http_request(int port, std::string_view method, std::string_view pat
   return out.append("\r\n").append(more_headers).append("\r\n").append(body);
 }
 
-Answer ask(int port, std::string_view method, std::string_view path, std::string_view body, milliseconds limit) {
+Answer ask(int port, std::string_view method, std::string_view path, std::string_view body,
+           milliseconds limit) {
   Connection connection(port);
   if (!connection.connected() || !connection.send(http_request(port, method, path, body))) return {};
   return connection.read_answer(limit);
@@ -175,7 +177,8 @@ ChildServer::ChildServer(const Start& start) {
     int file = open(errors.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
     dup2(ends[1], STDOUT_FILENO);
     dup2(file, STDERR_FILENO);
-    if (start.user != 0 && (setgroups(0, nullptr) != 0 || setgid(start.user) != 0 || setuid(start.user) != 0)) _exit(127);
+    if (start.user != 0 && (setgroups(0, nullptr) != 0 || setgid(start.user) != 0 || setuid(start.user) != 0))
+      _exit(127);
     execv(argv[0], argv.data());
     _exit(127);
   }
@@ -191,7 +194,8 @@ ChildServer::~ChildServer() {
 bool ChildServer::wait_ready(milliseconds limit) {
   auto end = Clock::now() + limit;
   for (;;) {
-    if (size_t at = output_.find("://"); at != std::string::npos && output_.find('\n', at) != std::string::npos) {
+    if (size_t at = output_.find("://");
+        at != std::string::npos && output_.find('\n', at) != std::string::npos) {
       port_ = std::atoi(output_.c_str() + output_.find(':', at + 3) + 1);
       return port_ > 0;
     }

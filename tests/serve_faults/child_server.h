@@ -1,8 +1,8 @@
 // ChildServer: the real binary, `kvasir serve` on a free port, as a child process that a test may kill.
 //
-// Its standard error goes to a file, its standard output is read for the address. Requests are plain sockets (ask());
-// an answer that did not arrive whole is told from one that did. One thread owns a ChildServer; ask() may be called
-// from any. No test framework: programs that run for minutes use it as well.
+// Its standard error goes to a file, its standard output is read for the address. Requests are plain sockets
+// (ask()); an answer that did not arrive whole is told from one that did. One thread owns a ChildServer;
+// ask() may be called from any. No test framework: programs that run for minutes use it as well.
 #pragma once
 
 #include <chrono>
@@ -61,7 +61,9 @@ std::string http_request(int port, std::string_view method, std::string_view pat
                          std::string_view more_headers = "");
 Answer ask(int port, std::string_view method, std::string_view path, std::string_view body = "",
            std::chrono::milliseconds limit = std::chrono::seconds(60));
-inline Answer post(int port, std::string_view path, const Json& body) { return ask(port, "POST", path, body.dump()); }
+inline Answer post(int port, std::string_view path, const Json& body) {
+  return ask(port, "POST", path, body.dump());
+}
 // The value of one line of /metrics; -1: no such line.
 double metric(int port, std::string_view line);
 

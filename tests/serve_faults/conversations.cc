@@ -7,12 +7,14 @@ namespace kvasir {
 namespace {
 
 constexpr int kAnswerTokens = 12;
-constexpr const char* kEndToken = "6106";  // of the bundled model: made impossible, so answers have one length
+constexpr const char* kEndToken =
+    "6106";  // of the bundled model: made impossible, so answers have one length
 
 std::string lines(std::mt19937& random, int count) {
   std::string text;
   for (int i = 0; i < count; ++i)
-    text += "int value_" + std::to_string(random() % 1000) + " = " + std::to_string(random() % 100000) + ";\n";
+    text +=
+        "int value_" + std::to_string(random() % 1000) + " = " + std::to_string(random() % 100000) + ";\n";
   return text;
 }
 
@@ -76,11 +78,14 @@ bool Conversations::add(int port, int number, const std::string& session, Json m
 
 std::string Conversations::difference(const KnownPrompt& prompt, const Answer& answer) {
   Json json = answer.json();
-  if (json.is_discarded() || !json.contains("choices")) return prompt.session + ": not an answer: " + answer.body;
+  if (json.is_discarded() || !json.contains("choices"))
+    return prompt.session + ": not an answer: " + answer.body;
   const Json& choice = json["choices"][0];
-  if (json["usage"]["prompt_tokens"] != prompt.tokens) return prompt.session + ": prompt_tokens " + json["usage"].dump();
+  if (json["usage"]["prompt_tokens"] != prompt.tokens)
+    return prompt.session + ": prompt_tokens " + json["usage"].dump();
   if (choice == prompt.expected) return "";
-  return prompt.session + " (" + json["usage"].dump() + "): expected " + prompt.expected.dump() + ", saw " + choice.dump();
+  return prompt.session + " (" + json["usage"].dump() + "): expected " + prompt.expected.dump() + ", saw " +
+         choice.dump();
 }
 
 int64_t Conversations::hit_tokens(const Answer& answer) {

@@ -120,7 +120,7 @@ TEST_F(DiskFaults, AReadOnlyFileSystemIsNamedInOneLineOrDoneWithout) {
 }
 
 TEST_F(DiskFaults, AThousandWrongBytesChangeNoToken) {
-  constexpr int kRounds = 10, kBytesARound = 100;
+  constexpr int kRounds = 5, kBytesARound = 200;
   {
     ChildServer server(start());
     ASSERT_TRUE(server.wait_ready()) << error_text();

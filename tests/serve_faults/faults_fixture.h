@@ -1,4 +1,5 @@
-// What the tests with the real binary share: its path, a folder, conversations with known answers (computed once).
+// What the tests with the real binary share: its path, a folder, conversations with known answers (computed
+// once).
 #pragma once
 
 #include <gtest/gtest.h>
@@ -26,10 +27,17 @@ class FaultsTest : public testing::Test {
     return {KVASIR_BINARY, words, errors(), user, false};
   }
   // `kvasir` with these words and nothing else.
-  ChildServer::Start program(Words words, unsigned user = 0) const { return {KVASIR_BINARY, words, errors(), user, true}; }
+  ChildServer::Start program(Words words, unsigned user = 0) const {
+    return {KVASIR_BINARY, words, errors(), user, true};
+  }
 
   static const std::vector<KnownPrompt>& prompts() {
-    static const Conversations known({KVASIR_BINARY, {"--disk-cache", "off", "--numerics", "native", "--log-level", "error"}, "", 0, false}, 4, 5);
+    static const Conversations known({KVASIR_BINARY,
+                                      {"--disk-cache", "off", "--numerics", "native", "--log-level", "error"},
+                                      "",
+                                      0,
+                                      false},
+                                     4, 5);
     EXPECT_EQ(known.error(), "");
     return known.prompts();
   }
@@ -41,7 +49,9 @@ class FaultsTest : public testing::Test {
       ASSERT_EQ(Conversations::difference(prompt, answer), "") << when;
     }
   }
-  static double events(int port, const std::string& event) { return metric(port, "kvasir_cache_events_total{event=\"" + event + "\"}"); }
+  static double events(int port, const std::string& event) {
+    return metric(port, "kvasir_cache_events_total{event=\"" + event + "\"}");
+  }
   static void stop(ChildServer& server) {
     server.signal(SIGTERM);
     ExitStatus ended = server.wait(20s);

@@ -2,15 +2,16 @@
 //
 //   serve_kill --binary KVASIR [--cycles N] [--conversations N] [--seed N] [--folder DIR]
 //
-// Clients ask known prompts (conversations.h), save sessions, fork and delete them, hang up in the middle; at a random
-// moment, which may be before it is ready, the server gets SIGKILL and a new one is started on the same folder. Then:
+// Clients ask known prompts (conversations.h), save sessions, fork and delete them, hang up in the middle; at
+// a random moment, which may be before it is ready, the server gets SIGKILL and a new one is started on the
+// same folder. Then:
 //   - it starts;
 //   - every answer, before and after, has the text and the log probabilities of the server without a cache;
 //   - a prompt whose session was saved (answered 200) hits all its full pages, and the session is listed;
 //   - a session whose deletion was answered 200 is not listed.
-// Every kCyclesOfFolder cycles the folder is new; every fourth one is too small for all prompts and the memory is
-// too, so that the server is killed while it evicts and rewrites: there nothing is promised to stay.
-// Exit code 0 and one line of counts, or 1 and what was wrong (the folder stays).
+// Every kCyclesOfFolder cycles the folder is new; every fourth one is too small for all prompts and the
+// memory is too, so that the server is killed while it evicts and rewrites: there nothing is promised to
+// stay. Exit code 0 and one line of counts, or 1 and what was wrong (the folder stays).
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -42,7 +43,8 @@ struct Options {
 };
 
 struct Counts {
-  std::atomic<int64_t> answers{0}, hits{0}, disk_answers{0}, cut_off{0}, saved{0}, refused_saves{0}, forks{0}, deleted{0}, hung_up{0};
+  std::atomic<int64_t> answers{0}, hits{0}, disk_answers{0}, cut_off{0}, saved{0}, refused_saves{0}, forks{0},
+      deleted{0}, hung_up{0};
   int64_t kills = 0, early_kills = 0, checked = 0, listed = 0, corrupt = 0, disk_errors = 0;
 };
 
@@ -51,7 +53,11 @@ class KillTest {
   explicit KillTest(const Options& options)
       : options_(options),
         random_(options.seed),
-        known_({options.binary, {"--disk-cache", "off", "--numerics", "native", "--log-level", "error"}, "", 0, false},
+        known_({options.binary,
+                {"--disk-cache", "off", "--numerics", "native", "--log-level", "error"},
+                "",
+                0,
+                false},
                options.conversations, options.seed) {}
 
   int run();
@@ -94,9 +100,12 @@ void KillTest::fail(const std::string& what) {
 ChildServer::Start KillTest::start() const {
   ChildServer::Start start{options_.binary,
                            {"--cache-dir", cache_, "--numerics", "native", "--log-level", "warning"},
-                           options_.folder + "/server.log", 0, false};
+                           options_.folder + "/server.log",
+                           0,
+                           false};
   if (tight_)
-    start.arguments.insert(start.arguments.end(), {"--cache-disk", "2MiB", "--memory", "4MiB", "--snapshot-memory", "2MiB", "--context", "8192"});
+    start.arguments.insert(start.arguments.end(), {"--cache-disk", "2MiB", "--memory", "4MiB",
+                                                   "--snapshot-memory", "2MiB", "--context", "8192"});
   return start;
 }
 
@@ -121,8 +130,8 @@ void KillTest::save(int port, const std::string& id, std::mt19937& random) {
     fresh_.insert(id);
     ++counts_.saved;
   } else if (answer.status != 0) {
-    // On a folder that is too small a session may not fit, and elsewhere its beginning may have been deleted with another
-    // session while it was computed: a refusal is honest.
+    // On a folder that is too small a session may not fit, and elsewhere its beginning may have been deleted
+    // with another session while it was computed: a refusal is honest.
     if (++counts_.refused_saves <= 5) std::printf("refused: %s\n", answer.body.c_str());
     if (!tight_ && answer.status != 404) fail("save " + id + ": " + answer.body);
     return;
@@ -133,7 +142,8 @@ void KillTest::save(int port, const std::string& id, std::mt19937& random) {
     std::lock_guard lock(mutex_);
     fork = "fork-" + std::to_string(++forks_);
   }
-  Answer forked = post(port, "/v1/sessions/fork", {{"id", id}, {"new_id", fork}, {"at_tokens", 130 + random() % 150}});
+  Answer forked =
+      post(port, "/v1/sessions/fork", {{"id", id}, {"new_id", fork}, {"at_tokens", 130 + random() % 150}});
   if (forked.status == 200) {
     ++counts_.forks;
     save(port, fork, random);
@@ -165,7 +175,8 @@ void KillTest::load(int port, int client, unsigned seed) {
       ++counts_.cut_off;
       continue;
     }
-    if (answer.status != 200) return fail(prompt.session + ": status " + std::to_string(answer.status) + " " + answer.body);
+    if (answer.status != 200)
+      return fail(prompt.session + ": status " + std::to_string(answer.status) + " " + answer.body);
     ++counts_.answers;
     if (Conversations::hit_tokens(answer) > 0) ++counts_.hits;
     if (answer.body.find(R"("tier":"disk")") != std::string::npos) ++counts_.disk_answers;
@@ -188,12 +199,16 @@ void KillTest::load(int port, int client, unsigned seed) {
 
 void KillTest::check_prompt(int port, const KnownPrompt& prompt, bool must_hit) {
   Answer answer = post(port, "/v1/chat/completions", prompt.request);
-  if (answer.status != 200) return fail("after the restart, " + prompt.session + ": status " + std::to_string(answer.status) + " " + answer.body);
-  if (std::string wrong = Conversations::difference(prompt, answer); !wrong.empty()) return fail("after the restart, " + wrong);
+  if (answer.status != 200)
+    return fail("after the restart, " + prompt.session + ": status " + std::to_string(answer.status) + " " +
+                answer.body);
+  if (std::string wrong = Conversations::difference(prompt, answer); !wrong.empty())
+    return fail("after the restart, " + wrong);
   ++counts_.checked;
   int64_t wanted = (prompt.tokens - 1) / 128 * 128, hit = Conversations::hit_tokens(answer);
   if (must_hit && hit < wanted)
-    fail("lost: " + prompt.session + " was saved; its prompt has " + std::to_string(prompt.tokens) + " tokens and hits " + std::to_string(hit));
+    fail("lost: " + prompt.session + " was saved; its prompt has " + std::to_string(prompt.tokens) +
+         " tokens and hits " + std::to_string(hit));
 }
 
 // What was promised before the kill is there. No clients run.
@@ -207,7 +222,9 @@ void KillTest::check_stored(int port) {
     for (const auto& [id, tokens] : stored_) {
       ++counts_.listed;
       if (!listed.contains(id)) return fail("lost: session " + id + " was saved and is not listed");
-      if (listed[id] != tokens) return fail("session " + id + " was saved with " + std::to_string(tokens) + " tokens, listed with " + std::to_string(listed[id]));
+      if (listed[id] != tokens)
+        return fail("session " + id + " was saved with " + std::to_string(tokens) + " tokens, listed with " +
+                    std::to_string(listed[id]));
     }
   }
   for (const std::string& id : deleted_) {
@@ -234,7 +251,8 @@ void KillTest::cycle() {
   }
   if (!server.wait_ready()) {
     ExitStatus ended = server.wait(0ms);
-    return fail("does not start: exit code " + std::to_string(ended.code) + ", signal " + std::to_string(ended.signal));
+    return fail("does not start: exit code " + std::to_string(ended.code) + ", signal " +
+                std::to_string(ended.signal));
   }
   check_stored(server.port());
   if (failed()) return;
@@ -246,11 +264,14 @@ void KillTest::cycle() {
   }
   unsigned longest = random_() % 5 == 0 ? 1500000 : 500000;
   std::this_thread::sleep_for(std::chrono::microseconds(20000 + random_() % longest));
-  counts_.corrupt += static_cast<int64_t>(metric(server.port(), "kvasir_cache_events_total{event=\"corrupt_record\"}"));
-  counts_.disk_errors += static_cast<int64_t>(metric(server.port(), "kvasir_cache_events_total{event=\"disk_error\"}"));
+  counts_.corrupt +=
+      static_cast<int64_t>(metric(server.port(), "kvasir_cache_events_total{event=\"corrupt_record\"}"));
+  counts_.disk_errors +=
+      static_cast<int64_t>(metric(server.port(), "kvasir_cache_events_total{event=\"disk_error\"}"));
   std::this_thread::sleep_for(std::chrono::microseconds(random_() % 20000));
   if (ExitStatus ended = server.wait(0ms); ended.exited || ended.signal != 0)
-    fail("ended by itself: exit code " + std::to_string(ended.code) + ", signal " + std::to_string(ended.signal));
+    fail("ended by itself: exit code " + std::to_string(ended.code) + ", signal " +
+         std::to_string(ended.signal));
   killed_ = true;
   server.kill_now();
   ++counts_.kills;
@@ -270,20 +291,27 @@ int KillTest::run() {
     cycle();
     if (done % kCyclesOfFolder == kCyclesOfFolder - 1 || done + 1 == options_.cycles || failed()) {
       auto& c = counts_;
-      std::printf("%lld cycles, %.0f s: %lld kills under load, %lld at start; %lld answers (%lld hits, %lld from disk), %lld cut off, %lld hung up; "
-                  "%lld saves, %lld refused, %lld forks, %lld deletions; after restarts %lld prompts and %lld sessions checked; "
-                  "%lld corrupt records, %lld disk errors\n",
-                  static_cast<long long>(done + 1), std::chrono::duration<double>(Clock::now() - begin).count(), static_cast<long long>(c.kills),
-                  static_cast<long long>(c.early_kills), static_cast<long long>(c.answers), static_cast<long long>(c.hits),
-                  static_cast<long long>(c.disk_answers), static_cast<long long>(c.cut_off), static_cast<long long>(c.hung_up),
-                  static_cast<long long>(c.saved), static_cast<long long>(c.refused_saves), static_cast<long long>(c.forks),
-                  static_cast<long long>(c.deleted), static_cast<long long>(c.checked), static_cast<long long>(c.listed),
-                  static_cast<long long>(c.corrupt), static_cast<long long>(c.disk_errors));
+      std::printf(
+          "%lld cycles, %.0f s: %lld kills under load, %lld at start; %lld answers (%lld hits, %lld from "
+          "disk), %lld cut off, %lld hung up; "
+          "%lld saves, %lld refused, %lld forks, %lld deletions; after restarts %lld prompts and %lld "
+          "sessions checked; "
+          "%lld corrupt records, %lld disk errors\n",
+          static_cast<long long>(done + 1), std::chrono::duration<double>(Clock::now() - begin).count(),
+          static_cast<long long>(c.kills), static_cast<long long>(c.early_kills),
+          static_cast<long long>(c.answers), static_cast<long long>(c.hits),
+          static_cast<long long>(c.disk_answers), static_cast<long long>(c.cut_off),
+          static_cast<long long>(c.hung_up), static_cast<long long>(c.saved),
+          static_cast<long long>(c.refused_saves), static_cast<long long>(c.forks),
+          static_cast<long long>(c.deleted), static_cast<long long>(c.checked),
+          static_cast<long long>(c.listed), static_cast<long long>(c.corrupt),
+          static_cast<long long>(c.disk_errors));
       std::fflush(stdout);
     }
   }
   if (!failed()) return 0;
-  std::fprintf(stderr, "serve_kill: cycle %lld, folder %s: %s\n", static_cast<long long>(done), cache_.c_str(), failure_.c_str());
+  std::fprintf(stderr, "serve_kill: cycle %lld, folder %s: %s\n", static_cast<long long>(done),
+               cache_.c_str(), failure_.c_str());
   return 1;
 }
 
@@ -292,14 +320,21 @@ int parse_and_run(int argc, char** argv) {
   bool own_folder = false;
   for (int i = 1; i + 1 < argc; i += 2) {
     std::string name = argv[i], value = argv[i + 1];
-    if (name == "--binary") options.binary = value;
-    else if (name == "--cycles") options.cycles = std::atoi(value.c_str());
-    else if (name == "--conversations") options.conversations = std::atoi(value.c_str());
-    else if (name == "--seed") options.seed = static_cast<unsigned>(std::atoi(value.c_str()));
-    else if (name == "--folder") options.folder = value;
+    if (name == "--binary")
+      options.binary = value;
+    else if (name == "--cycles")
+      options.cycles = std::atoi(value.c_str());
+    else if (name == "--conversations")
+      options.conversations = std::atoi(value.c_str());
+    else if (name == "--seed")
+      options.seed = static_cast<unsigned>(std::atoi(value.c_str()));
+    else if (name == "--folder")
+      options.folder = value;
   }
   if (options.binary.empty() || argc % 2 == 0) {
-    std::fprintf(stderr, "usage: serve_kill --binary KVASIR [--cycles N] [--conversations N] [--seed N] [--folder DIR]\n");
+    std::fprintf(
+        stderr,
+        "usage: serve_kill --binary KVASIR [--cycles N] [--conversations N] [--seed N] [--folder DIR]\n");
     return 2;
   }
   if (options.folder.empty()) {

@@ -2,13 +2,14 @@
 //
 //   serve_soak --binary KVASIR [--seconds N] [--idle N] [--slow N] [--active N] [--log FILE]
 //
-// Active clients stream short answers, one after another. There are kSpare more of them than the server runs at once, so
-// that there is always an interactive request waiting and the idle ones, of priority batch, wait all the time: open
-// event streams with nothing but keep-alives. Slow readers stream long answers (log probabilities of 20 tokens each)
-// through a small receive buffer and read 4 KB a second, much slower than they are made. At the end the idle ones get
-// their turn. Fails if a request does, if an idle stream hears nothing for kKeepAlive, or if the server's resident
-// memory is not flat: the last tenth of the time against the third one.
-// One thread, one epoll. Prints one line a minute; exit code 0 and a line of JSON, or 1 and what was wrong.
+// Active clients stream short answers, one after another. There are kSpare more of them than the server runs
+// at once, so that there is always an interactive request waiting and the idle ones, of priority batch, wait
+// all the time: open event streams with nothing but keep-alives. Slow readers stream long answers (log
+// probabilities of 20 tokens each) through a small receive buffer and read 4 KB a second, much slower than
+// they are made. At the end the idle ones get their turn. Fails if a request does, if an idle stream hears
+// nothing for kKeepAlive, or if the server's resident memory is not flat: the last tenth of the time against
+// the third one. One thread, one epoll. Prints one line a minute; exit code 0 and a line of JSON, or 1 and
+// what was wrong.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -87,10 +88,15 @@ class Soak {
 };
 
 std::string Soak::request(Kind kind) {
-  Json body = {{"model", "nano"}, {"stream", true}, {"thinking", {{"type", "disabled"}}}, {"temperature", 0.8}, {"logit_bias", {{"6106", -100}}}};
+  Json body = {{"model", "nano"},
+               {"stream", true},
+               {"thinking", {{"type", "disabled"}}},
+               {"temperature", 0.8},
+               {"logit_bias", {{"6106", -100}}}};
   std::string text = "Part " + std::to_string(random_()) + ".";
   if (kind == Kind::kActive) {
-    for (int i = 0; i < 12; ++i) text += "\nint value_" + std::to_string(i) + " = " + std::to_string(random_() % 10000) + ";";
+    for (int i = 0; i < 12; ++i)
+      text += "\nint value_" + std::to_string(i) + " = " + std::to_string(random_() % 10000) + ";";
     body["max_tokens"] = 128;
   } else if (kind == Kind::kSlow) {
     body["max_tokens"] = 200;
@@ -105,7 +111,8 @@ std::string Soak::request(Kind kind) {
 }
 
 void Soak::open(Stream& stream) {
-  stream.connection = std::make_unique<Connection>(server_.port(), stream.kind == Kind::kSlow ? kSlowReceiveBuffer : 0);
+  stream.connection =
+      std::make_unique<Connection>(server_.port(), stream.kind == Kind::kSlow ? kSlowReceiveBuffer : 0);
   if (!stream.connection->connected()) return fail("cannot connect");
   stream.tail.clear();
   stream.bytes = 0;
@@ -127,7 +134,8 @@ void Soak::take(Stream& stream, const char* bytes, size_t size) {
   auto now = Clock::now();
   if (stream.kind == Kind::kIdle)
     longest_silence_ = std::max(longest_silence_, std::chrono::duration<double>(now - stream.heard).count());
-  if (stream.kind == Kind::kActive && !stream.has_data && std::string_view(bytes, size).find("data: ") != std::string_view::npos) {
+  if (stream.kind == Kind::kActive && !stream.has_data &&
+      std::string_view(bytes, size).find("data: ") != std::string_view::npos) {
     stream.has_data = true;
     longest_first_ = std::max(longest_first_, std::chrono::duration<double>(now - stream.sent).count());
   }
@@ -141,13 +149,14 @@ void Soak::take(Stream& stream, const char* bytes, size_t size) {
   if (stream.tail.size() > 256) stream.tail.erase(0, stream.tail.size() - 64);
 }
 
-// Up to `most` bytes of what is there. An end is right behind [DONE] and nowhere else.
+// Up to `most` bytes of what is there. The connection ends behind the last chunk and nowhere else; where a write of the
+// server was cut into chunks is not known, so nothing else is looked for at the end.
 void Soak::read(Stream& stream, size_t most) {
   char buffer[65536];
   ssize_t n = recv(stream.connection->fd(), buffer, std::min(most, sizeof(buffer)), 0);
   if (n > 0) return take(stream, buffer, static_cast<size_t>(n));
   if (n < 0 && errno == EAGAIN) return;
-  if (stream.tail.find("data: [DONE]") == std::string::npos)
+  if (!stream.tail.ends_with("\r\n0\r\n\r\n"))
     return fail("a stream ended after " + std::to_string(stream.bytes) + " bytes, " +
                 std::to_string(std::chrono::duration<double>(Clock::now() - stream.sent).count()) + " s: " + stream.tail);
   ++done_[static_cast<int>(stream.kind)];
@@ -165,7 +174,9 @@ void Soak::read(Stream& stream, size_t most) {
 void Soak::tick() {
   auto now = Clock::now();
   // Slow readers come one after another, so that their requests do not all stand before those of active ones.
-  for (; slow_waiting_ > 0 && (options_.slow - slow_waiting_) < elapsed() / (0.2 * options_.seconds) * options_.slow; --slow_waiting_) {
+  for (; slow_waiting_ > 0 &&
+         (options_.slow - slow_waiting_) < elapsed() / (0.2 * options_.seconds) * options_.slow;
+       --slow_waiting_) {
     streams_.push_back(std::make_unique<Stream>());
     streams_.back()->kind = Kind::kSlow;
     open(*streams_.back());
@@ -173,7 +184,8 @@ void Soak::tick() {
   for (const auto& stream : streams_) {
     if (!stream->open) continue;
     if (stream->kind == Kind::kSlow) read(*stream, kSlowBytes);
-    if (stream->kind == Kind::kIdle && now - stream->heard > kKeepAlive) fail("an idle stream heard nothing for 20 s");
+    if (stream->kind == Kind::kIdle && now - stream->heard > kKeepAlive)
+      fail("an idle stream heard nothing for 20 s");
     if (!failure_.empty()) return;
   }
   resident_.emplace_back(elapsed(), server_.resident_bytes());
@@ -217,26 +229,32 @@ int Soak::run() {
   while (elapsed() < seconds && failure_.empty()) {
     poll_once();
     if (elapsed() < minute + std::min(60.0, seconds)) continue;
-    std::printf("%.0f s: %d streams open, resident %.1f MB in this minute; done: %lld active, %lld slow, %lld idle\n", elapsed(), open_,
-                mean(minute, elapsed()), static_cast<long long>(done_[2]), static_cast<long long>(done_[1]), static_cast<long long>(done_[0]));
+    std::printf(
+        "%.0f s: %d streams open, resident %.1f MB in this minute; done: %lld active, %lld slow, %lld idle\n",
+        elapsed(), open_, mean(minute, elapsed()), static_cast<long long>(done_[2]),
+        static_cast<long long>(done_[1]), static_cast<long long>(done_[0]));
     std::fflush(stdout);
     minute = elapsed();
   }
   int64_t idle_before = done_[0];
-  double first = mean(0, std::min(60.0, seconds / 2)), base = mean(seconds * 0.2, seconds * 0.3), last = mean(seconds * 0.9, seconds), over = elapsed();
+  double first = mean(0, std::min(60.0, seconds / 2)), base = mean(seconds * 0.2, seconds * 0.3),
+         last = mean(seconds * 0.9, seconds), over = elapsed();
   closing_ = true;
   while (open_ > 0 && failure_.empty()) {
     poll_once();
     if (elapsed() > over + 300) fail(std::to_string(open_) + " streams did not end within 300 s");
   }
   if (last > base * 1.1 + 16) fail("memory grows");
-  std::printf(R"({"seconds":%.0f,"idle":%d,"slow":%d,"active":%d,"resident_mb":{"first_minute":%.1f,"third_tenth":%.1f,"last_tenth":%.1f},)"
-              R"("finished":{"active":%lld,"slow":%lld,"idle":%lld,"idle_before_the_end":%lld},"longest_silence_s":%.2f,"longest_active_wait_s":%.3f,)"
-              R"("bytes":{"active":%lld,"slow":%lld,"idle":%lld},"failure":%s})" "\n",
-              over, options_.idle, options_.slow, options_.active + kSpare, first, base, last, static_cast<long long>(done_[2]),
-              static_cast<long long>(done_[1]), static_cast<long long>(done_[0]), static_cast<long long>(idle_before), longest_silence_, longest_first_,
-              static_cast<long long>(bytes_[2]), static_cast<long long>(bytes_[1]), static_cast<long long>(bytes_[0]),
-              failure_.empty() ? "null" : Json(failure_).dump().c_str());
+  std::printf(
+      R"({"seconds":%.0f,"idle":%d,"slow":%d,"active":%d,"resident_mb":{"first_minute":%.1f,"third_tenth":%.1f,"last_tenth":%.1f},)"
+      R"("finished":{"active":%lld,"slow":%lld,"idle":%lld,"idle_before_the_end":%lld},"longest_silence_s":%.2f,"longest_active_wait_s":%.3f,)"
+      R"("bytes":{"active":%lld,"slow":%lld,"idle":%lld},"failure":%s})"
+      "\n",
+      over, options_.idle, options_.slow, options_.active + kSpare, first, base, last,
+      static_cast<long long>(done_[2]), static_cast<long long>(done_[1]), static_cast<long long>(done_[0]),
+      static_cast<long long>(idle_before), longest_silence_, longest_first_,
+      static_cast<long long>(bytes_[2]), static_cast<long long>(bytes_[1]), static_cast<long long>(bytes_[0]),
+      failure_.empty() ? "null" : Json(failure_).dump().c_str());
   return failure_.empty() ? 0 : 1;
 }
 
@@ -244,15 +262,23 @@ int parse_and_run(int argc, char** argv) {
   Options options;
   for (int i = 1; i + 1 < argc; i += 2) {
     std::string name = argv[i], value = argv[i + 1];
-    if (name == "--binary") options.binary = value;
-    else if (name == "--seconds") options.seconds = std::atoi(value.c_str());
-    else if (name == "--idle") options.idle = std::atoi(value.c_str());
-    else if (name == "--slow") options.slow = std::atoi(value.c_str());
-    else if (name == "--active") options.active = std::atoi(value.c_str());
-    else if (name == "--log") options.log = value;
+    if (name == "--binary")
+      options.binary = value;
+    else if (name == "--seconds")
+      options.seconds = std::atoi(value.c_str());
+    else if (name == "--idle")
+      options.idle = std::atoi(value.c_str());
+    else if (name == "--slow")
+      options.slow = std::atoi(value.c_str());
+    else if (name == "--active")
+      options.active = std::atoi(value.c_str());
+    else if (name == "--log")
+      options.log = value;
   }
   if (options.binary.empty() || argc % 2 == 0) {
-    std::fprintf(stderr, "usage: serve_soak --binary KVASIR [--seconds N] [--idle N] [--slow N] [--active N] [--log FILE]\n");
+    std::fprintf(
+        stderr,
+        "usage: serve_soak --binary KVASIR [--seconds N] [--idle N] [--slow N] [--active N] [--log FILE]\n");
     return 2;
   }
   // The server starts with the limit that shells give, and must raise it itself.
@@ -260,10 +286,13 @@ int parse_and_run(int argc, char** argv) {
   getrlimit(RLIMIT_NOFILE, &files);
   files.rlim_cur = std::min<rlim_t>(1024, files.rlim_max);
   setrlimit(RLIMIT_NOFILE, &files);
-  ChildServer server({options.binary,
-                      {"--disk-cache", "off", "--max-running", std::to_string(options.active), "--max-waiting", "8192", "--memory", "64MiB",
-                       "--snapshot-memory", "32MiB", "--log-level", "warning", "--context", "4096"},
-                      options.log, 0, false});
+  ChildServer server(
+      {options.binary,
+       {"--disk-cache", "off", "--max-running", std::to_string(options.active), "--max-waiting", "8192",
+        "--memory", "16MiB", "--snapshot-memory", "8MiB", "--log-level", "warning", "--context", "4096"},
+       options.log,
+       0,
+       false});
   files.rlim_cur = files.rlim_max;
   setrlimit(RLIMIT_NOFILE, &files);
   if (!server.wait_ready()) {

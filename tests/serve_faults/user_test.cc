@@ -1,4 +1,5 @@
-// The server as a person uses it: mistakes in one clear line, signals, a second start, `kvasir cache` beside it.
+// The server as a person uses it: mistakes in one clear line, signals, a second start, `kvasir cache` beside
+// it.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -45,8 +46,13 @@ class User : public FaultsTest {
     EXPECT_EQ(result.out, "") << all;
   }
   static std::string stream_body(int tokens, const std::string& text = "Write.") {
-    return Json{{"model", "nano"},  {"stream", true},     {"max_tokens", tokens}, {"thinking", {{"type", "disabled"}}},
-                {"temperature", 0}, {"logit_bias", {{"6106", -100}}}, {"messages", {{{"role", "user"}, {"content", text}}}}}
+    return Json{{"model", "nano"},
+                {"stream", true},
+                {"max_tokens", tokens},
+                {"thinking", {{"type", "disabled"}}},
+                {"temperature", 0},
+                {"logit_bias", {{"6106", -100}}},
+                {"messages", {{{"role", "user"}, {"content", text}}}}}
         .dump();
   }
 };
@@ -59,7 +65,8 @@ TEST_F(User, MistakesAreOneLineAndAnExitCode) {
   chmod(dir_.file("open.toml").c_str(), 0644);
   std::string quiet = "--log-level=error", folder = "--cache-dir=" + cache();
   expect_mistake({"serve", "--check-config", "--config", dir_.file("syntax.toml")}, 2, "syntax.toml:2");
-  expect_mistake({"serve", "--check-config", "--config", dir_.file("unknown.toml")}, 2, "the nearest is server.port");
+  expect_mistake({"serve", "--check-config", "--config", dir_.file("unknown.toml")}, 2,
+                 "the nearest is server.port");
   expect_mistake({"serve", "--check-config", "--config", dir_.file("value.toml")}, 2, "saw 'abc'");
   expect_mistake({"serve", "--config", dir_.file("none.toml")}, 2, "none.toml");
   expect_mistake({"serve", "--port", "99999"}, 2, "0 to 65535");
@@ -92,15 +99,19 @@ TEST_F(User, AKeyFileThatMayNotBeReadIsNamed) {
   dir_.write("keys.toml", "");
   chmod(dir_.file("keys.toml").c_str(), 0600);
   chmod(dir_.path().c_str(), 0755);
-  expect_mistake({"serve", "--log-level=error", "--cache-dir", "/tmp/none", "--key-file", dir_.file("keys.toml")}, 2, "Permission denied", kNobody);
+  expect_mistake(
+      {"serve", "--log-level=error", "--cache-dir", "/tmp/none", "--key-file", dir_.file("keys.toml")}, 2,
+      "Permission denied", kNobody);
 }
 
 TEST_F(User, APortOrACacheFolderInUseIsNamed) {
   ChildServer first(start());
   ASSERT_TRUE(first.wait_ready()) << error_text();
   std::string port = std::to_string(first.port());
-  expect_mistake({"serve", "--log-level=error", "--port", port, "--cache-dir", dir_.file("other")}, 1, "port " + port);
-  expect_mistake({"serve", "--log-level=error", "--port", "0", "--cache-dir", cache()}, 1, std::to_string(first.pid()));
+  expect_mistake({"serve", "--log-level=error", "--port", port, "--cache-dir", dir_.file("other")}, 1,
+                 "port " + port);
+  expect_mistake({"serve", "--log-level=error", "--port", "0", "--cache-dir", cache()}, 1,
+                 std::to_string(first.pid()));
   EXPECT_EQ(ask(first.port(), "GET", "/health").status, 200);
 }
 
@@ -169,7 +180,8 @@ TEST_F(User, TheCacheCommandWorksBesideTheServerAndAfterIt) {
   for (const char* when : {"beside the server", "after it"}) {
     for (const char* action : {"stat", "ls", "verify"}) {
       Result result = run({"cache", action, "--cache-dir", cache()});
-      EXPECT_TRUE(result.ended.exited && result.ended.code == 0) << action << " " << when << ": " << result.errors;
+      EXPECT_TRUE(result.ended.exited && result.ended.code == 0)
+          << action << " " << when << ": " << result.errors;
       EXPECT_FALSE(result.out.empty()) << action << " " << when;
     }
     if (std::string(when) == "beside the server") {
@@ -189,11 +201,13 @@ TEST_F(User, TheFirstTokenComesWithin300MillisecondsOfTheStart) {
     Connection stream(server.port());
     std::string body = stream_body(4, "Hello");
     ASSERT_TRUE(stream.send(http_request(server.port(), "POST", "/v1/chat/completions", body)));
-    ASSERT_TRUE(stream.read_until("\"content\":\"", 10s) || stream.read_until("\"content\": \"", 1s)) << stream.input();
+    ASSERT_TRUE(stream.read_until("\"content\":\"", 10s) || stream.read_until("\"content\": \"", 1s))
+        << stream.input();
     seconds.push_back(std::chrono::duration<double>(SteadyClock::now() - begin).count());
   }
   std::sort(seconds.begin(), seconds.end());
-  std::printf("cold start to first token: %.0f ms best, %.0f ms median of 5\n", seconds[0] * 1e3, seconds[2] * 1e3);
+  std::printf("cold start to first token: %.0f ms best, %.0f ms median of 5\n", seconds[0] * 1e3,
+              seconds[2] * 1e3);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   EXPECT_LT(seconds[0], 0.3);
 #endif
