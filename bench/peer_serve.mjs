@@ -5,9 +5,9 @@
 //
 //   kvasir export-gguf -m models/nano --type mxfp4 --out nano.gguf
 //   node bench/peer_serve.mjs --kvasir build/kvasir --model models/nano --gguf nano.gguf --peer FOLDER --out NAME
-//        [--text FILES] [--rounds 3] [--sizes 2048,8192,32768]
+//        [--text FILES] [--rounds 3] [--sizes 2048,8192,32768] [--only prefill|decode] [--add NAME.json]
 // FOLDER has node_modules/node-llama-cpp (3.22.1). Writes NAME.json and NAME.md. Engines take turns case by case; what
-// everything else on the machine used meanwhile is in every row.
+// everything else on the machine used meanwhile is in every row. --add puts the rows of an earlier run before this one's.
 import {fork, spawn, execFileSync} from 'node:child_process';
 import {createRequire} from 'node:module';
 import fs from 'node:fs';
@@ -135,12 +135,12 @@ function cpuOfMachine() {
   const f = fs.readFileSync('/proc/stat', 'utf8').split('\n')[0].split(/\s+/).slice(1).map(Number);
   return (f[0] + f[1] + f[2] + f[5] + f[6]) / ticks;
 }
-const median = list => { const s = [...list].sort((a, b) => a - b); return s.length ? s[s.length >> 1] : NaN; };
+const median = list => { const s = [...list].sort((a, b) => a - b), m = s.length >> 1; return s.length % 2 ? s[m] : (s[m - 1] + s[m]) / 2; };
 
 async function main() {
   const sizes = options.sizes.split(',').map(Number), rounds = +options.rounds;
   const llama = await startLlama(), kvasir = await startKvasir();
-  const rows = [];
+  const rows = options.add ? JSON.parse(fs.readFileSync(options.add)).rows : [];
   const ids = tokens();
   const pids = {kvasir: kvasir.pid, 'llama.cpp': llama.pid};
 
@@ -165,7 +165,7 @@ async function main() {
   };
 
   for (let round = 0; round < rounds; ++round) {
-    for (const size of sizes) {
+    for (const size of options.only === 'decode' ? [] : sizes) {
       const prompts = promptsOf(ids, size, round);
       for (const [key, engine] of Object.entries(engines)) {
         if (key === 'dense' && size === sizes[0]) continue;  // prefill only
@@ -181,7 +181,7 @@ async function main() {
         report(rows, llama.libraries, kvasir.args, sizes);
       }
     }
-    for (const streams of [1, 8]) {
+    for (const streams of options.only === 'prefill' ? [] : [1, 8]) {
       const prompts = Array.from({length: streams}, (_, s) => ids.slice(5000 + s * 700 + round * 50, 5000 + s * 700 + round * 50 + 500));
       await llama.call('open', {contextSize: 1024, count: streams});
       for (const engine of [engines.kvasir, engines.llama]) {
