@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <numeric>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "cache/disk_store_impl.h"
 
 namespace kvasir {
@@ -18,13 +20,17 @@ constexpr int64_t kMostSegment = int64_t{4} << 30;
 
 }  // namespace
 
+Result<std::string> cache_folder(const std::string& given) {
+  if (!given.empty()) return given;
+  if (const char* home = std::getenv("HOME"); home && *home) return std::string(home) + "/.cache/kvasir";
+  return Error{ErrorCode::kInvalid, "no HOME to keep the cache under: name a folder (cache.dir, --cache-dir), or set cache.disk = false"};
+}
+
 DiskStore::Impl::Impl(DiskOptions options_in) : options(std::move(options_in)) {
   KVASIR_CHECK(options.page_tokens > 0 && !options.section_bytes.empty(), "a disk tier without a page's shape");
   if (options.files == nullptr) options.files = &system_files();
   if (!options.unix_seconds) {
-    options.unix_seconds = [] {
-      return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-    };
+    options.unix_seconds = kvasir::unix_seconds;
   }
   if (!options.monotonic_ms) {
     options.monotonic_ms = [] {

@@ -31,6 +31,9 @@
 
 namespace kvasir {
 
+// Where the cache lies: `given`, or ~/.cache/kvasir. kInvalid: neither is there.
+Result<std::string> cache_folder(const std::string& given);
+
 struct DiskOptions {
   std::string folder;
   int64_t max_bytes = int64_t{20} << 30;

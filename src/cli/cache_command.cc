@@ -3,24 +3,17 @@
 
 #include <fmt/core.h>
 
-#include <chrono>
 #include <cstdio>
-#include <cstdlib>
 
+#include "base/clock.h"
 #include "base/json_writer.h"
 #include "cache/disk_archive.h"
+#include "cache/disk_store.h"
 #include "cli/error.h"
 #include "cli/table.h"
 
 namespace kvasir {
 namespace {
-
-std::string folder_of(const CacheOptions& o) {
-  if (!o.folder.empty()) return o.folder;
-  if (const char* cache = std::getenv("XDG_CACHE_HOME"); cache != nullptr && *cache == '/') return std::string(cache) + "/kvasir";
-  const char* home = std::getenv("HOME");
-  return std::string(home == nullptr ? "" : home) + "/.cache/kvasir";
-}
 
 Result<std::vector<FolderModel>> models_of(const CacheOptions& o, const std::string& folder) {
   KVASIR_TRY(auto models, folder_models(folder));
@@ -45,8 +38,7 @@ Result<std::optional<SpanHash>> prefix_of(const CacheOptions& o) {
 }
 
 std::string age_of(int64_t last_used) {
-  int64_t now = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-  int64_t age = std::max<int64_t>(now - last_used, 0);
+  int64_t age = std::max<int64_t>(unix_seconds() - last_used, 0);
   if (age < 120) return fmt::format("{} s", age);
   if (age < 7200) return fmt::format("{} min", age / 60);
   if (age < 172800) return fmt::format("{} h", age / 3600);
@@ -122,7 +114,7 @@ std::string moved(const CacheOptions& o, const ArchiveReport& r, const char* ver
 }
 
 Result<std::string> report(const CacheOptions& o, int64_t& lost) {
-  std::string folder = folder_of(o);
+  KVASIR_TRY(std::string folder, cache_folder(o.folder));
   KVASIR_TRY(auto prefix, prefix_of(o));
   if (o.action == "stat") return stat(o, folder);
   if (o.action == "ls") return ls(o, folder);

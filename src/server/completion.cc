@@ -8,6 +8,7 @@
 #include "api/openai_chat.h"
 #include "api/openai_completions.h"
 #include "api/openai_responses.h"
+#include "base/clock.h"
 #include "net/sse.h"
 #include "server/answer.h"
 #include "server/call.h"
@@ -49,9 +50,8 @@ std::string random_id() {
 }
 
 ResponseContext response_context(const HttpRequest& http) {
-  auto now = std::chrono::system_clock::now().time_since_epoch();
   ResponseContext context;
-  context.created = std::chrono::duration_cast<std::chrono::seconds>(now).count();
+  context.created = unix_seconds();
   context.fingerprint = "fp_kvasir";
   context.request_id = http.id;
   context.new_id = random_id;

@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <future>
 #include <map>
 #include <thread>
 #include <utility>
 
+#include "base/clock.h"
 #include "cache/disk_store.h"
 #include "model/fingerprint.h"
 #include "model/kv_layout.h"
@@ -31,12 +31,6 @@ constexpr int kExitInterrupted = 130;  // 128 + SIGINT, as shells count
 constexpr size_t kReplayMemoryBytes = size_t{256} << 20;
 constexpr std::string_view kReplayNote = "replay/";
 
-Result<std::string> cache_folder(const Settings& settings) {
-  if (!settings.cache_dir.empty()) return settings.cache_dir;
-  if (const char* home = std::getenv("HOME"); home && *home) return std::string(home) + "/.cache/kvasir";
-  return Error{ErrorCode::kInvalid, "no HOME to keep the cache under: give cache.dir, or cache.disk = false"};
-}
-
 std::string folder_name(const std::string& dir) {
   std::string name = dir;
   while (name.size() > 1 && name.back() == '/') name.pop_back();
@@ -47,7 +41,7 @@ Result<std::unique_ptr<DiskStore>> open_disk(const Settings& settings, const Mod
                                              const std::string& name) {
   if (!settings.disk_cache) return std::unique_ptr<DiskStore>();
   DiskOptions options;
-  KVASIR_TRY(options.folder, cache_folder(settings));
+  KVASIR_TRY(options.folder, cache_folder(settings.cache_dir));
   KVASIR_TRY(Fingerprint weights, checkpoint_fingerprint(settings.model_dir));
   options.max_bytes = settings.disk_bytes;
   options.model.weights = {weights.high, weights.low};
@@ -238,13 +232,10 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
   memory = std::make_unique<ReplayMemory>(kReplayMemoryBytes, replay_store(disk));
   sessions = std::make_unique<Sessions>(*engine, disk, SessionLimits{});
   KvLayout layout = KvLayout::make(loaded.model.config, settings.chosen_numerics());
-  int64_t now =
-      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count();
   TemplateRevision revision =
       loaded.revision == ChatRevision::kB ? TemplateRevision::kB : TemplateRevision::kA;
   app = std::make_unique<App>(AppParts{settings, *tokenizer, *engine, log, metrics, keys.get(), script.get(),
-                                       *memory, *sessions, name, revision, loaded.model.config.eos_id, now,
+                                       *memory, *sessions, name, revision, loaded.model.config.eos_id, unix_seconds(),
                                        layout.page_bytes, vocabulary});
   return {};
 }

@@ -5,19 +5,15 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <utility>
+
+#include "base/clock.h"
 
 namespace kvasir {
 namespace {
 
 constexpr std::string_view kNotePrefix = "session/";
-
-int64_t now_seconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 std::string made_id(std::span<const int32_t> opening) {
   return fmt::format("s-{:016x}", XXH3_64bits(opening.data(), opening.size_bytes()));
@@ -43,7 +39,7 @@ Sessions::Sessions(Engine& engine, DiskStore* disk, SessionLimits limits)
     record.id = key.substr(kNotePrefix.size() + kNamespaceDigits + 1);
     record.tokens.resize(value.size() / sizeof(int32_t));
     std::memcpy(record.tokens.data(), value.data(), value.size());
-    record.created = record.used = now_seconds();
+    record.created = record.used = unix_seconds();
     record.saved = true;
     token_bytes_ += value.size();
     records_.push_back(std::move(record));
@@ -78,13 +74,13 @@ void Sessions::touch(uint64_t cache_namespace, const std::string& id,
     record = records_.begin();
     record->id = name;
     record->cache_namespace = cache_namespace;
-    record->created = now_seconds();
+    record->created = unix_seconds();
   } else {
     records_.splice(records_.begin(), records_, record);
     token_bytes_ -= record->tokens.size() * sizeof(int32_t);
   }
   record->tokens = std::move(prompt);
-  record->used = now_seconds();
+  record->used = unix_seconds();
   ++record->requests;
   token_bytes_ += record->tokens.size() * sizeof(int32_t);
   trim();
@@ -129,7 +125,7 @@ Result<SessionRecord> Sessions::fork(uint64_t cache_namespace, std::string_view 
   fork.cache_namespace = cache_namespace;
   fork.tokens.assign(from->tokens.begin(), from->tokens.begin() + wanted);
   fork.parent = from->id;
-  fork.created = fork.used = now_seconds();
+  fork.created = fork.used = unix_seconds();
   token_bytes_ += fork.tokens.size() * sizeof(int32_t);
   records_.push_front(fork);
   trim();
