@@ -53,10 +53,17 @@ inline double replay_us(cudaStream_t stream, int calls, const std::function<void
   return 1e3 * ms[ms.size() / 2] / calls;
 }
 
+// One thread a 16 bytes; a copy node of a graph reached 2741 GB/s on a card where this reaches the full rate.
+__global__ inline void copy_kernel(const uint4* from, uint4* to, int64_t count) {
+  const int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (i < count) to[i] = from[i];
+}
+
 // The rate of a large copy on the device, bytes read plus bytes written, GB/s.
 inline double copy_rate(cudaStream_t stream, void* memory, int64_t bytes) {
-  auto* p = static_cast<char*>(memory);
-  double us = replay_us(stream, 1, [&] { BENCH_CUDA(cudaMemcpyAsync(p, p + bytes / 2, bytes / 2, cudaMemcpyDeviceToDevice, stream)); });
+  auto* p = static_cast<uint4*>(memory);
+  const int64_t count = bytes / 32;
+  double us = replay_us(stream, 1, [&] { copy_kernel<<<static_cast<unsigned>((count + 511) / 512), 512, 0, stream>>>(p + count, p, count); });
   return 1e-3 * static_cast<double>(bytes) / us;
 }
 

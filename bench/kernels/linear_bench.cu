@@ -128,11 +128,11 @@ void variants(Bench& b, Report& report) {
     for (int64_t m : {1, 8}) {
       for (int split : {1, 2, 4, 8}) {
         if (weight_bytes(s) / s.n / s.groups > split * 4096) continue;
-        line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {split, 0, true}));
+        line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {split, 1, true}));
       }
-      line(report, "no dependent", s, m, stream_us(b, s, m, {0, 0, false}));
-      line(report, "prefetch 8", s, m, stream_us(b, s, m, {0, 8, true}));
-      line(report, "prefetch 16", s, m, stream_us(b, s, m, {0, 16, true}));
+      line(report, "two per SM", s, m, stream_us(b, s, m, {0, 2, true}));
+      line(report, "two, no dependent", s, m, stream_us(b, s, m, {0, 2, false}));
+      line(report, "no dependent", s, m, stream_us(b, s, m, {0, 1, false}));
     }
   }
 }
