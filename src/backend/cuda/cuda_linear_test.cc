@@ -174,7 +174,7 @@ class CudaLinear : public testing::Test {
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << cudaGetErrorString(cudaGetLastError());
     cudaFree(memory_);
   }
-  CudaContext context(Numerics numerics) { return {nullptr, numerics, sm_count_, false, *scratch_}; }
+  CudaContext context(Numerics numerics) { return {nullptr, numerics, sm_count_, deterministic_, *scratch_}; }
 
   std::vector<float> run(Numerics numerics, const Weight& w, const std::vector<float>& x, int64_t tokens, LinearKind kind) {
     Twin<float> xs(x), out(std::vector<float>(static_cast<size_t>(tokens * w.host.rows), NAN));
@@ -194,6 +194,7 @@ class CudaLinear : public testing::Test {
   static constexpr int64_t kScratch = int64_t{512} << 20;
   void* memory_ = nullptr;
   int sm_count_ = 0;
+  bool deterministic_ = false;
   std::optional<Scratch> scratch_;
 };
 
@@ -245,6 +246,21 @@ TEST_F(CudaLinear, ARowsBitsDoNotDependOnTheOthersAndRunsRepeat) {
           }
         }
       }
+    }
+  }
+}
+
+TEST_F(CudaLinear, DeterministicFastGivesARowTheSameBitsInCallsOfAnySize) {
+  Bits bits(12);
+  deterministic_ = true;
+  const int64_t tokens = 77, cols = 2048;
+  for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8Block128, WeightFormat::kFp4Group32}) {
+    Weight w(format, 300, cols, bits);
+    std::vector<float> x = rows_of(tokens * cols, bits, false), all = run(Numerics::kFast, w, x, tokens, LinearKind::kQuantised);
+    for (auto [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {31, 2}, {40, 33}, {76, 1}}) {
+      std::vector<float> some(x.begin() + first * cols, x.begin() + (first + count) * cols);
+      std::vector<float> out = run(Numerics::kFast, w, some, count, LinearKind::kQuantised);
+      EXPECT_EQ(0, std::memcmp(out.data(), all.data() + first * w.host.rows, out.size() * 4)) << name(format) << " rows " << first << '+' << count;
     }
   }
 }

@@ -38,8 +38,30 @@ GroupedProduct product_of(const CudaContext& context, const GroupedLinearArgs& a
   return p;
 }
 
+// With `deterministic` every call goes through the kernel for few rows, at most kStreamRows at a time: its bits do not
+// depend on the number of rows.
+bool multiply_in_blocks(CudaContext& context, std::span<const GroupedProduct> products) {
+  if (!context.deterministic || context.numerics != Numerics::kFast) return false;
+  const int64_t tokens = products[0].tokens;
+  for (int64_t first = 0; first < tokens; first += kStreamRows) {
+    std::vector<GroupedProduct> block(products.begin(), products.end());
+    for (GroupedProduct& p : block) {
+      p.tokens = std::min(kStreamRows, tokens - first);
+      p.x += first * p.groups * p.k;
+      p.out += first * p.groups * p.n;
+    }
+    if (stream_takes(block)) {
+      product_stream(context, block);
+    } else {
+      for (const GroupedProduct& p : block) product_generic(context, p);
+    }
+  }
+  return true;
+}
+
 // Products of one x, each by the fastest kernel that takes it.
 void multiply(CudaContext& context, std::span<const GroupedProduct> products) {
+  if (products.empty() || multiply_in_blocks(context, products)) return;
   if (context.numerics == Numerics::kFast && stream_takes(products)) return product_stream(context, products);
   Scratch::Scope scope(context.scratch);
   std::optional<PreparedRows> rows;
