@@ -86,7 +86,7 @@ TEST(CommandLine, GenerateDefaults) {
   EXPECT_EQ(o.compute.threads, 0);
   EXPECT_FALSE(o.compute.numerics);
   EXPECT_EQ(o.compute.chosen_numerics(), Numerics::kFast);
-  EXPECT_EQ(o.compute.backend, BackendChoice::kCpu);
+  EXPECT_EQ(o.compute.backend, BackendKind::kCpu);
   EXPECT_FALSE(o.compute.cpu_isa);
 }
 
@@ -150,7 +150,7 @@ TEST(CommandLine, GenerateTakesEveryFlag) {
   EXPECT_EQ(o.logprobs, 5);
   EXPECT_EQ(o.compute.threads, 3);
   EXPECT_EQ(o.compute.numerics, Numerics::kNative);
-  EXPECT_EQ(o.compute.backend, BackendChoice::kReference);
+  EXPECT_EQ(o.compute.backend, BackendKind::kReference);
 }
 
 TEST(CommandLine, FilesOfOneFlagMayFollowEachOther) {
