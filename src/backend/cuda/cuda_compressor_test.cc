@@ -18,6 +18,8 @@ struct Shape {
   int ratio, lanes, dim, rope;
 };
 
+void PrintTo(const Shape& s, std::ostream* out) { *out << s.name; }
+
 const Shape kShapes[] = {
     {"csa", CompressKind::kEntry, 4, 2, 512, 64},          {"index", CompressKind::kIndexKey, 4, 2, 128, 64},
     {"hca", CompressKind::kEntry, 128, 1, 512, 64},        {"tiny", CompressKind::kEntry, 4, 2, 128, 64},
@@ -27,7 +29,7 @@ const Shape kShapes[] = {
 class Compressor {
  public:
   Compressor(Numerics numerics, const Shape& s, int64_t sequences, int64_t max_length)
-      : numerics_(numerics), s_(s), random_(11), lengths_(static_cast<size_t>(sequences)) {
+      : numerics_(numerics), device_(numerics), s_(s), random_(11), lengths_(static_cast<size_t>(sequences)) {
     bool entry = s.kind == CompressKind::kEntry;
     format_ = entry ? KvRowFormat::entry(numerics, s.dim, s.rope) : KvRowFormat::index_key(numerics, s.dim);
     place_.ratio = s.ratio;
@@ -83,9 +85,8 @@ class Compressor {
       a.format = format_;
       return a;
     };
-    Device device(numerics_);
-    compress(device.context(), args(false));
-    device.finish();
+    compress(device_.context(), args(false));
+    device_.finish();
     ReferenceOps ops(numerics_ == Numerics::kNative ? Numerics::kNative : Numerics::kExact);
     ops.compress(args(true));
   }
@@ -135,6 +136,7 @@ class Compressor {
 
  private:
   Numerics numerics_;
+  Device device_;
   Shape s_;
   std::mt19937 random_;
   KvRowFormat format_;

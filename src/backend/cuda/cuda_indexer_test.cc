@@ -27,6 +27,8 @@ struct Case {
   int distinct_keys = 0;  // 0: all; else keys repeat
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
 std::string case_name(const testing::TestParamInfo<std::tuple<Numerics, Case>>& info) {
   return std::string(numerics_name(std::get<0>(info.param))) + "_" + std::get<1>(info.param).name;
 }
@@ -156,11 +158,19 @@ class Index {
     weight_->upload();
   }
 
+  // Whether this call goes to a kernel that multiplies e4m3 queries.
+  bool rounds_queries() const {
+    int64_t tokens = 0;
+    for (auto [start, n] : c_.spans) tokens = std::max(tokens, n);
+    return c_.heads == 64 && c_.dim == 128 && (c_.rows_per_page == 32 || c_.rows_per_page == 64) &&
+           c_.topk <= 1024 && tokens <= 8;
+  }
+
   // The query that the backend multiplies, as codes and a scale of each head: kFast rounds a head to e4m3
   // with its largest value at 64.
   void query(int64_t row, std::vector<float>& codes, std::vector<double>& scales) {
     const float* q = q_->values.data() + row * c_.heads * c_.dim;
-    bool rounds = numerics_ == Numerics::kFast && c_.heads == 64 && c_.dim == 128;
+    bool rounds = numerics_ == Numerics::kFast && rounds_queries();
     codes.assign(q, q + c_.heads * c_.dim);
     scales.assign(static_cast<size_t>(c_.heads), 1.);
     for (int h = 0; rounds && h < c_.heads; ++h) {

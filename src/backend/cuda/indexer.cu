@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "backend/cuda/indexer_codec.cuh"
+#include "backend/cuda/sm90/indexer_scan.h"
 #include "backend/cuda/sm90/topk_rows.h"
 #include "base/check.h"
 
@@ -222,6 +223,13 @@ void index_query(CudaContext& context, const IndexQueryArgs& args) {
 void index_select(CudaContext& context, const IndexSelectArgs& args) {
   if (args.q.shape(0) == 0) return;
   check(args);
+  if (context.numerics == Numerics::kFast && index_scan_serves(args)) {
+    Scratch::Scope scope(context.scratch);
+    IndexScores scores = take_index_scores(context, args);
+    index_scan(context, args, scores);
+    index_scan_select(context, args, scores);
+    return;
+  }
   select_plain(context, args);
 }
 

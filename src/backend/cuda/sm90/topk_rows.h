@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "ops/kv_page.h"
+#include "ops/indexer.h"
 
 namespace kvasir::cuda {
 
@@ -25,5 +25,11 @@ struct TopkRows {
 
 // Any number of entries and any k: four passes of a radix select and one that writes.
 void topk_rows_plain(cudaStream_t stream, const TopkRows& call, int64_t rows);
+
+// With the largest of every 16 scores ([rows, capacity / 16], -inf where no entry is visible): up to 262144
+// entries and k up to 1024. Reads those and 16 k scores, whatever the number of entries. Starts while the
+// kernel before it ends.
+bool topk_groups_serve(const IndexSelectArgs& args);
+void topk_rows_of_groups(cudaStream_t stream, const TopkRows& call, const float* group_max, int64_t rows);
 
 }  // namespace kvasir::cuda
