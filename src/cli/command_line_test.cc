@@ -190,7 +190,7 @@ TEST(CommandLine, GenerateRefusesWhatMakesNoSense) {
       {{"-p", "x", "--draft", "eagle"}, "'eagle' is not one of mtp"},
       {{"-p", "x", "--threads", "0"}, "--threads"},
       {{"-p", "x", "--numerics", "int4"}, "'int4' is not one of exact|native|fast"},
-      {{"-p", "x", "--backend", "cuda"}, "'cuda' is not one of reference|cpu"},
+      {{"-p", "x", "--backend", "tpu"}, "'tpu' is not one of reference|cpu|cuda"},
       {{"-p", "x", "--cpu-isa", "sse"}, "'sse' is not one of portable|avx2|avx512|amx"},
       {{"-p", "x", "--cpu-isa", "portable", "--backend", "reference"}, "--cpu-isa is for --backend cpu only"},
       {{"-p", "x", "--nope"}, "--nope"},
