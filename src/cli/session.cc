@@ -46,7 +46,9 @@ Result<std::unique_ptr<Session>> open_session(const std::string& dir, const Comp
   load.progress = progress;
   KVASIR_TRY(session->loaded, load_checkpoint(session->dir, load));
   for (const std::string& note : session->loaded.notes) std::fprintf(stderr, "%s\n", error_line(note).c_str());
-  KVASIR_TRY_STATUS(move_model(session->loaded.model, ops->memory(), progress));
+  if (!ops->memory().on_host()) {
+    KVASIR_TRY(session->loaded.model, place_model(session->loaded.model, ops->memory(), progress));
+  }
   KVASIR_TRY(session->runner, Runner::make(session->loaded.model, std::move(ops), options));
   return session;
 }

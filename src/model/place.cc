@@ -128,8 +128,7 @@ int64_t placed_bytes(const Model& model) {
   return bytes;
 }
 
-Status move_model(Model& model, Memory& memory, ProgressSink* progress) {
-  if (memory.on_host()) return {};
+Result<Model> place_model(const Model& model, Memory& memory, ProgressSink* progress) {
   for (size_t l = 0; l < model.layers.size(); ++l) KVASIR_TRY_STATUS(check_formats(model.layers[l], fmt::format("layer {}", l)));
   if (model.mtp) KVASIR_TRY_STATUS(check_formats(model.mtp->block, "the MTP block"));
   int64_t needed = placed_bytes(model);
@@ -151,10 +150,8 @@ Status move_model(Model& model, Memory& memory, ProgressSink* progress) {
   KVASIR_TRY_STATUS(placer.place(out.hc_head, "the head's hyper-connection"));
   for (LayerWeights& layer : out.layers) KVASIR_TRY_STATUS(placer.place(layer, "a layer's weights"));
   if (out.mtp) KVASIR_TRY_STATUS(placer.place(*out.mtp, "the MTP block's weights"));
-  // The copies read the checkpoint's mapping, which goes with the old model.
   if (progress) progress->end();
-  model = std::move(out);
-  return {};
+  return out;
 }
 
 }  // namespace kvasir

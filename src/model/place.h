@@ -1,4 +1,4 @@
-// move_model: a model's weights, from the checkpoint's mapping to where a backend computes.
+// place_model: a model's weights, from the checkpoint's mapping to where a backend computes.
 #pragma once
 
 #include "base/progress.h"
@@ -7,12 +7,12 @@
 
 namespace kvasir {
 
-// Bytes that move_model takes of the memory.
+// Bytes that place_model takes of the memory.
 int64_t placed_bytes(const Model& model);
 
-// Replaces `model` by the same with every tensor in `memory`, as stored; it owns them, and the checkpoint's mapping is let
-// go. Does nothing where the memory is the host's. Ticks with the bytes copied. Errors: the experts of a layer differ in
-// format, which one table cannot describe; not enough memory: the message says what is missing and how many layers would fit.
-Status move_model(Model& model, Memory& memory, ProgressSink* progress);
+// The same model with every tensor in `memory`, as stored; it owns them, and `model` and its mapping are not needed any
+// more. Ticks with the bytes copied. Errors: the experts of a layer differ in format, which one table cannot describe; not
+// enough memory: the message says what is missing and how many layers would fit.
+Result<Model> place_model(const Model& model, Memory& memory, ProgressSink* progress);
 
 }  // namespace kvasir

@@ -225,7 +225,9 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
   load.progress = progress;
   KVASIR_TRY(loaded, load_checkpoint(settings.model_dir, load));
   for (const std::string& note : loaded.notes) log.info("checkpoint", {{"note", note}});
-  KVASIR_TRY_STATUS(move_model(loaded.model, ops->memory(), progress));
+  if (!ops->memory().on_host()) {
+    KVASIR_TRY(loaded.model, place_model(loaded.model, ops->memory(), progress));
+  }
   name = settings.model_name.empty() ? folder_name(settings.model_dir) : settings.model_name;
 
   EngineOptions options = engine_options(settings);
