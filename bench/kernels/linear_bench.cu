@@ -10,6 +10,7 @@
 #include <random>
 
 #include "backend/cuda/linear.h"
+#include "backend/cuda/memory.h"
 #include "backend/cuda/sm90/gemm_prefill.h"
 #include "backend/cuda/sm90/linear_stream.h"
 #include "bench/kernels/kernel_bench.h"
@@ -45,8 +46,8 @@ struct Bench {
   cudaStream_t stream;
   std::byte *pool, *scales;
   float *x, *out;
-  std::byte* scratch_memory;
-  cuda::Scratch scratch;
+  std::byte* workspace;
+  cuda::Scratch& scratch;
   int sm_count;
   bool pool_bf16 = true;
 
@@ -237,7 +238,7 @@ double blas_us(Bench& b, cublasLtHandle_t handle, const Shape& s, int64_t m, Bla
     double us = replay_us(b.stream, calls, [&] {
       for (int j = 0; j < calls; ++j) {
         cublasStatus_t r = cublasLtMatmul(handle, op, &one, b.pool + j * bytes, la, b.pool + kPool / 2, lb, &zero, b.out, ld, b.out, ld, &found[i].algo,
-                                          b.scratch_memory, workspace, b.stream);
+                                          b.workspace, workspace, b.stream);
         if (r != CUBLAS_STATUS_SUCCESS) status = r;
       }
     }, 7);
@@ -295,20 +296,23 @@ int run(int argc, char** argv) {
       if (std::strcmp(argv[i], what) == 0) return true;
     return argc == 1;
   };
-  std::byte *pool, *scales, *x, *out, *scratch;
+  std::byte *pool, *scales, *x, *out, *workspace;
   BENCH_CUDA(cudaMalloc(&pool, kPool));
   BENCH_CUDA(cudaMalloc(&scales, 1 << 20));
   BENCH_CUDA(cudaMemset(scales, 120, 1 << 20));
   BENCH_CUDA(cudaMalloc(&x, int64_t{512} << 20));
   BENCH_CUDA(cudaMalloc(&out, int64_t{1} << 30));
-  BENCH_CUDA(cudaMalloc(&scratch, int64_t{1} << 30));
+  BENCH_CUDA(cudaMalloc(&workspace, 32 << 20));
   fill_floats<<<1024, 256>>>(reinterpret_cast<float*>(x), int64_t{128} << 20);
   BENCH_CUDA(cudaDeviceSynchronize());
   cudaStream_t stream;
   BENCH_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   cudaDeviceProp props;
   BENCH_CUDA(cudaGetDeviceProperties(&props, 0));
-  Bench b{stream, pool, scales, reinterpret_cast<float*>(x), reinterpret_cast<float*>(out), scratch, cuda::Scratch(scratch, int64_t{1} << 30), props.multiProcessorCount};
+  auto memory = cuda::CudaMemory::make(stream);
+  if (!memory) return std::fprintf(stderr, "%s\n", memory.error().message.c_str()), 1;
+  cuda::Scratch scratch(**memory);
+  Bench b{stream, pool, scales, reinterpret_cast<float*>(x), reinterpret_cast<float*>(out), workspace, scratch, props.multiProcessorCount};
   Report report("linear_bench");
   b.fill_pool(false);
   double copy = copy_rate(stream, pool, int64_t{1} << 30);

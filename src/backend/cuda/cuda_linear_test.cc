@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "backend/cuda/linear.h"
+#include "backend/cuda/memory.h"
 #include "backend/reference/reference_ops.h"
 #include "tensor/dtype.h"
 
@@ -166,13 +167,14 @@ constexpr Numerics kAllNumerics[] = {Numerics::kExact, Numerics::kNative, Numeri
 class CudaLinear : public testing::Test {
  protected:
   void SetUp() override {
-    CUDA_OK(cudaMalloc(&memory_, kScratch));
     CUDA_OK(cudaDeviceGetAttribute(&sm_count_, cudaDevAttrMultiProcessorCount, 0));
-    scratch_.emplace(static_cast<std::byte*>(memory_), kScratch);
+    auto memory = CudaMemory::make(nullptr);
+    ASSERT_TRUE(memory) << memory.error().message;
+    memory_ = *std::move(memory);
+    scratch_.emplace(*memory_);
   }
   void TearDown() override {
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << cudaGetErrorString(cudaGetLastError());
-    cudaFree(memory_);
   }
   CudaContext context(Numerics numerics) { return {nullptr, numerics, sm_count_, deterministic_, *scratch_}; }
 
@@ -191,8 +193,7 @@ class CudaLinear : public testing::Test {
     return out;
   }
 
-  static constexpr int64_t kScratch = int64_t{512} << 20;
-  void* memory_ = nullptr;
+  std::unique_ptr<CudaMemory> memory_;
   int sm_count_ = 0;
   bool deterministic_ = false;
   std::optional<Scratch> scratch_;
