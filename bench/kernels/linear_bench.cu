@@ -129,11 +129,13 @@ void variants(Bench& b, Report& report) {
     for (int64_t m : {1, 8}) {
       for (int split : {1, 2, 4, 8}) {
         if (weight_bytes(s) / s.n / s.groups > split * 4096) continue;
-        line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {split, 1, true}));
+        line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {split, 1, 8, true}));
       }
-      line(report, "two per SM", s, m, stream_us(b, s, m, {0, 2, true}));
-      line(report, "two, no dependent", s, m, stream_us(b, s, m, {0, 2, false}));
-      line(report, "no dependent", s, m, stream_us(b, s, m, {0, 1, false}));
+      line(report, "two per SM", s, m, stream_us(b, s, m, {0, 2, 8, true}));
+      line(report, "two, no dependent", s, m, stream_us(b, s, m, {0, 2, 8, false}));
+      line(report, "ahead 0", s, m, stream_us(b, s, m, {0, 1, 0, true}));
+      line(report, "ahead 16", s, m, stream_us(b, s, m, {0, 1, 16, true}));
+      line(report, "no dependent", s, m, stream_us(b, s, m, {0, 1, 8, false}));
     }
   }
 }

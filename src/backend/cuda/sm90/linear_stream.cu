@@ -54,6 +54,7 @@ struct Plan {
   int tokens;
   int k;
   int split;
+  int ahead;
 };
 
 // Where things lie in dynamic shared memory, for NT tiles of 8 tokens and KC KB of K.
@@ -195,7 +196,7 @@ class WeightCursor {
   }
   // The piece of this warp in KB `chunk` of the slice, of tile `tile`; never a smaller tile than before.
   __device__ __forceinline__ void load(int tile, int chunk, Piece& piece) {
-    while (tile >= last_tile_) enter(segment_ + 1);
+    reach(tile);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t at = chunk * kChunk + warp * 128, in_row = part_.slice_begin + at;
     // Rows past the end repeat the last one; nobody reads their sums.
@@ -210,7 +211,20 @@ class WeightCursor {
     if constexpr (!BF16) piece.scale = __ldg(scale_ + (first_row_ + row) / 128 * scale_stride() + in_row / 128);
   }
 
+  // Asks for the same bytes to be brought to L2: lanes 0..15 one line each.
+  __device__ __forceinline__ void prefetch(int tile, int chunk) {
+    reach(tile);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t at = chunk * kChunk + warp * 128;
+    const int row = min((tile - first_tile_) * kTileRows + lane, rows_ - 1);
+    if (at < part_.slice_bytes && lane < kTileRows)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(data_ + int64_t{row} * row_bytes_ + part_.slice_begin + at));
+  }
+
  private:
+  __device__ void reach(int tile) {
+    while (tile >= last_tile_) enter(segment_ + 1);
+  }
   __device__ int scale_stride() const { return plan_.k / 128; }
   __device__ void enter(int segment) {
     segment_ = segment;
@@ -310,6 +324,10 @@ __device__ void stream(const Plan& plan, const Part& part, unsigned char* memory
 #pragma unroll
   for (int u = 0; u < kPieces; ++u)
     if (part.begin + u / KC < part.end) cursor.load(part.begin + u / KC, u % KC, pieces[u]);
+  if (plan.ahead > 0) {
+    WeightCursor<BF16> later = cursor;
+    for (int i = kPieces; i < kPieces + plan.ahead && part.begin + i / KC < part.end; ++i) later.prefetch(part.begin + i / KC, i % KC);
+  }
   ptx::wait_for_dependencies();
   Operands<NT, KC> op;
   load_operands<BF16>(plan, part, op);
@@ -468,6 +486,7 @@ void product_stream(CudaContext& context, std::span<const GroupedProduct> produc
     widest = std::max(widest, row_bytes(p));
     bytes[p.w.format == WeightFormat::kBf16] += p.w.rows * row_bytes(p);
   }
+  plan.ahead = tuning.ahead;
   plan.split = tuning.split > 0 ? tuning.split : split_for(widest);
   const int chunks = static_cast<int>(((widest / 128 + plan.split - 1) / plan.split * 128 + kChunk - 1) / kChunk);
   // Clusters of 4 and 8 fit the processors in sixteens.
