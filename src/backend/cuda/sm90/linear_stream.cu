@@ -1,15 +1,16 @@
-// Weights streamed once from memory to registers; see linear_stream.h.
+// Weights streamed once from memory; see linear_stream.h.
 //
 //   CTA: 8 warps, each owns 128 bytes of every KB of K     cluster: `split` CTAs, each a slice of K
-//   tile: 16 weight rows     step: 4 pieces of 16 rows x 128 bytes a warp, all in flight while the four before are used
+//   piece: 16 weight rows x 128 bytes, a warp's unit of work; each warp has kStages of them under way
 //
-// The first step's weights are asked for before the kernel in front has ended (they depend on nobody). A warp's part of x
-// stays in registers, in the layout of the tensor core's second operand, for the whole kernel. After each step the warps'
-// sums are added in order through shared memory; batch by batch the CTAs' sums of a cluster through distributed shared
-// memory. K is dealt to lanes so that one 16-byte load of a weight row feeds whole products: any order of K is right as
-// long as both operands use the same.
+// A lane copies (cp.async) just those bytes that it will multiply itself, into a ring of its own in shared memory: no lane
+// waits for another, and the ring is full of weights before the kernel in front has ended (weights depend on nobody). A
+// warp's part of x stays in registers, in the layout of the tensor core's second operand, for the whole kernel. After
+// every few tiles the warps' sums are added in order through shared memory; batch by batch the CTAs' sums of a cluster
+// through distributed shared memory. K is dealt to lanes so that one 16-byte load of a weight row feeds whole products:
+// any order of K is right as long as both operands use the same.
 //
-// A ring in shared memory filled by row-wise bulk copies was slower (docs/gpu-notes/linear.md).
+// A ring for the whole CTA filled by bulk copies, and pieces held in registers, were slower (docs/gpu-notes/linear.md).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -25,8 +26,8 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTileRows = 16;
 constexpr int kChunk = 1024;       // bytes of a weight row that the CTA's warps cover side by side
-constexpr int kPieces = 4;         // of a step
-constexpr int kBatchBytes = 32768; // of a CTA's sums between two exchanges in the cluster
+constexpr int kPieceBytes = 2048;
+constexpr int kStages = 5;
 
 struct Segment {
   const uint8_t* data;
@@ -54,21 +55,19 @@ struct Plan {
   int tokens;
   int k;
   int split;
-  int ahead;
 };
 
-// Where things lie in dynamic shared memory, for NT tiles of 8 tokens and KC KB of K.
-template <int NT, int KC>
+// Where things lie in dynamic shared memory, for NT tiles of 8 tokens.
+template <int NT>
 struct Layout {
-  static constexpr int kStepTiles = kPieces / KC;
-  static constexpr int kSumStride = 8 * NT + 2;                 // floats between rows of sums: no bank conflicts
-  static constexpr int kTileSums = kTileRows * kSumStride;      // floats
-  static constexpr int kWarpSumsBytes = kStepTiles * kTileSums * 4;
-  static constexpr int kBatchTiles = std::max(kStepTiles, kBatchBytes / (kTileRows * 8 * NT * 4));
-  static constexpr int kWarpSums = 0;                           // [2][warps][step tiles]
-  static constexpr int kCtaSums = 2 * kWarps * kWarpSumsBytes;  // [batch tiles]
-  static constexpr int kBarriers = kCtaSums + kBatchTiles * kTileSums * 4;
-  static constexpr int kBytes = kBarriers + 2 * 8;
+  static constexpr int kSumStride = 8 * NT + 2;             // floats between rows of sums: no bank conflicts
+  static constexpr int kTileSums = kTileRows * kSumStride;  // floats
+  static constexpr int kStepTiles = NT == 1 ? 2 : 1;        // between two sums over the warps
+  static constexpr int kBatchTiles = NT == 1 ? 16 : 8;      // between two exchanges in the cluster
+  static constexpr int kRing = 0;                           // [warps][stages][piece]
+  static constexpr int kWarpSums = kRing + kWarps * kStages * kPieceBytes;        // [2][step tiles][warps]
+  static constexpr int kCtaSums = kWarpSums + 2 * kStepTiles * kWarps * kTileSums * 4;  // [batch tiles]
+  static constexpr int kBytes = kCtaSums + kBatchTiles * kTileSums * 4;
 };
 
 __device__ __forceinline__ float e8m0(uint32_t byte) { return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23); }
@@ -175,15 +174,22 @@ __device__ __forceinline__ void load_operands(const Plan& plan, const Part& part
 
 // --- weights ---
 
-// 16 rows x 128 bytes of a warp: this lane's 16 bytes of rows g and g+8, in both halves; and the scale's e8m0 byte.
+// 16 rows x 128 bytes of a warp: this lane's 16 bytes of rows g and g+8, in both halves.
 struct Piece {
   uint4 top[2], bottom[2];
-  uint32_t scale;
 };
 
-__device__ __forceinline__ uint4 load_streaming(const uint8_t* p) {
+__device__ __forceinline__ void copy_async(uint32_t to, const uint8_t* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+__device__ __forceinline__ uint4 load_shared(uint32_t address) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
   return v;
 }
 
@@ -191,41 +197,35 @@ __device__ __forceinline__ uint4 load_streaming(const uint8_t* p) {
 template <bool BF16>
 class WeightCursor {
  public:
-  __device__ WeightCursor(const Plan& plan, const Part& part) : plan_(plan), part_(part), row_bytes_(row_bytes<BF16>(plan)) {
+  __device__ WeightCursor(const Plan& plan, const Part& part)
+      : plan_(plan), part_(part), row_bytes_(row_bytes<BF16>(plan)), at_(part.slice_begin + threadIdx.x / 32 * 128) {
     enter(part.job.first_segment);
   }
-  // The piece of this warp in KB `chunk` of the slice, of tile `tile`; never a smaller tile than before.
-  __device__ __forceinline__ void load(int tile, int chunk, Piece& piece) {
+  // Copies this lane's share of the piece in KB `chunk` of the slice, of tile `tile`; never a smaller tile than before.
+  __device__ __forceinline__ void copy(int tile, int chunk, uint32_t to) {
     reach(tile);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t at = chunk * kChunk + warp * 128, in_row = part_.slice_begin + at;
+    if (chunk * kChunk + threadIdx.x / 32 * 128 >= part_.slice_bytes) return;
+    const int lane = threadIdx.x % 32;
     // Rows past the end repeat the last one; nobody reads their sums.
     const int row = (tile - first_tile_) * kTileRows, top = min(row + lane / 4, rows_ - 1), bottom = min(row + lane / 4 + 8, rows_ - 1);
-    if (at >= part_.slice_bytes) return;
-    const uint8_t* p = data_ + in_row + lane % 4 * 16;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      piece.top[half] = load_streaming(p + int64_t{top} * row_bytes_ + half * 64);
-      piece.bottom[half] = load_streaming(p + int64_t{bottom} * row_bytes_ + half * 64);
-    }
-    if constexpr (!BF16) piece.scale = __ldg(scale_ + (first_row_ + row) / 128 * scale_stride() + in_row / 128);
+    const uint8_t* p = data_ + at_ + chunk * kChunk + lane % 4 * 16;
+    const uint8_t *from_top = p + int64_t{top} * row_bytes_, *from_bottom = p + int64_t{bottom} * row_bytes_;
+    copy_async(to, from_top);
+    copy_async(to + 512, from_top + 64);
+    copy_async(to + 1024, from_bottom);
+    copy_async(to + 1536, from_bottom + 64);
   }
-
-  // Asks for the same bytes to be brought to L2: lanes 0..15 one line each.
-  __device__ __forceinline__ void prefetch(int tile, int chunk) {
+  // The e8m0 byte of this warp's piece.
+  __device__ __forceinline__ uint32_t scale(int tile, int chunk) {
     reach(tile);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t at = chunk * kChunk + warp * 128;
-    const int row = min((tile - first_tile_) * kTileRows + lane, rows_ - 1);
-    if (at < part_.slice_bytes && lane < kTileRows)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(data_ + int64_t{row} * row_bytes_ + part_.slice_begin + at));
+    if (chunk * kChunk + threadIdx.x / 32 * 128 >= part_.slice_bytes) return 0;
+    return __ldg(scale_ + (first_row_ + (tile - first_tile_) * kTileRows) / 128 * (plan_.k / 128) + (at_ + chunk * kChunk) / 128);
   }
 
  private:
   __device__ void reach(int tile) {
     while (tile >= last_tile_) enter(segment_ + 1);
   }
-  __device__ int scale_stride() const { return plan_.k / 128; }
   __device__ void enter(int segment) {
     segment_ = segment;
     const Segment& s = plan_.segments[segment];
@@ -239,14 +239,14 @@ class WeightCursor {
 
   const Plan& plan_;
   const Part& part_;
-  uint32_t row_bytes_;
+  uint32_t row_bytes_, at_;
   int segment_, first_tile_, last_tile_, rows_, first_row_;
   const uint8_t *data_, *scale_;
 };
 
 // acc += 16 weight rows x 128 bytes.
 template <bool BF16, int NT>
-__device__ __forceinline__ void multiply(const Piece& piece, const uint32_t (&b)[NT][16], const float (&scale)[NT][2], float (&acc)[NT][4]) {
+__device__ __forceinline__ void multiply(const Piece& piece, float weight_scale, const uint32_t (&b)[NT][16], const float (&scale)[NT][2], float (&acc)[NT][4]) {
   float sum[2][NT][4] = {};  // of both halves: two chains of products run side by side
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -273,7 +273,7 @@ __device__ __forceinline__ void multiply(const Piece& piece, const uint32_t (&b)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float both = sum[0][nt][i] + sum[1][nt][i];
-      acc[nt][i] = BF16 ? acc[nt][i] + both : fmaf(both, e8m0(piece.scale) * scale[nt][i % 2], acc[nt][i]);
+      acc[nt][i] = BF16 ? acc[nt][i] + both : fmaf(both, weight_scale * scale[nt][i % 2], acc[nt][i]);
     }
 }
 
@@ -285,18 +285,15 @@ __device__ __forceinline__ void write_out(const Plan& plan, const Part& part, in
   if (n < s.rows) s.out[token * s.out_stride + n] = value;
 }
 
-// Adds the CTAs' sums of `tiles` tiles, from `first` on, in order of rank, and writes them out. All consumers.
-template <int NT, int KC>
-__device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, uint32_t ready, uint32_t done, uint32_t rank, int first,
-                         int tiles, int batch) {
-  using L = Layout<NT, KC>;
-  const int tid = threadIdx.x;
-  __syncthreads();
-  if (tid < plan.split) ptx::barrier_arrive_remote(ptx::map_rank(ready, tid));
-  ptx::barrier_wait_cluster(ready, batch & 1);
-  const int count = tiles * kTileRows * plan.tokens;
-  for (int e = rank * kThreads + tid; e < count; e += plan.split * kThreads) {
-    const int row = e % kTileRows, token = e / kTileRows % plan.tokens, tile = e / kTileRows / plan.tokens;
+// Adds the CTAs' sums of `tiles` tiles, from `first` on, in order of rank, and writes them out.
+template <int NT>
+__device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, uint32_t rank, int first, int tiles) {
+  using L = Layout<NT>;
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+  for (int e = rank * kThreads + threadIdx.x; e < tiles * kTileRows * 8 * NT; e += plan.split * kThreads) {
+    const int row = e % kTileRows, token = e / kTileRows % (8 * NT), tile = e / kTileRows / (8 * NT);
+    if (token >= plan.tokens) continue;
     const uint32_t at = cta_sums + 4 * (tile * L::kTileSums + row * L::kSumStride + token);
     float part_sum[8], sum = 0.f;
 #pragma unroll
@@ -307,62 +304,75 @@ __device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, 
       if (r < plan.split) sum += part_sum[r];
     write_out(plan, part, first + tile, row, token, sum);
   }
-  __syncthreads();
-  if (tid < plan.split) ptx::barrier_arrive_remote(ptx::map_rank(done, tid));
+  // Nobody overwrites his sums, or ends, while others read them.
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
 }
 
 template <bool BF16, int NT, int KC>
 __device__ void stream(const Plan& plan, const Part& part, unsigned char* memory, uint32_t rank) {
-  using L = Layout<NT, KC>;
+  using L = Layout<NT>;
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
   float* warp_sums = reinterpret_cast<float*>(memory + L::kWarpSums);
   float* cta_sums = reinterpret_cast<float*>(memory + L::kCtaSums);
-  const uint32_t ready = ptx::shared_address(memory + L::kBarriers), done = ready + 8;
+  const uint32_t ring = ptx::shared_address(memory) + L::kRing + warp * kStages * kPieceBytes + lane * 16;
 
-  WeightCursor<BF16> cursor(plan, part);
-  Piece pieces[kPieces];
+  // Copies run kStages - 1 pieces ahead.
+  WeightCursor<BF16> ahead(plan, part), here = ahead;
+  int next_tile = part.begin, next_chunk = 0, next_stage = 0;
+  auto copy_next = [&] {
+    if (next_tile < part.end) ahead.copy(next_tile, next_chunk, ring + next_stage * kPieceBytes);
+    commit_copies();
+    if (KC == 1 || ++next_chunk == KC) next_chunk = 0, ++next_tile;
+    if (++next_stage == kStages) next_stage = 0;
+  };
+  for (int i = 0; i < kStages - 1; ++i) copy_next();
+  uint32_t scale[KC] = {};
+  if (!BF16 && part.begin < part.end) {
 #pragma unroll
-  for (int u = 0; u < kPieces; ++u)
-    if (part.begin + u / KC < part.end) cursor.load(part.begin + u / KC, u % KC, pieces[u]);
-  if (plan.ahead > 0) {
-    WeightCursor<BF16> later = cursor;
-    for (int i = kPieces; i < kPieces + plan.ahead && part.begin + i / KC < part.end; ++i) later.prefetch(part.begin + i / KC, i % KC);
+    for (int chunk = 0; chunk < KC; ++chunk) scale[chunk] = here.scale(part.begin, chunk);
   }
   ptx::wait_for_dependencies();
   Operands<NT, KC> op;
   load_operands<BF16>(plan, part, op);
-  if (plan.split > 1) ptx::cluster_wait();  // the other CTAs' barriers are there
 
-  int step = 0, batch = 0, batch_first = part.begin;
+  int stage = 0, step = 0, batch_first = part.begin;
   for (int first = part.begin; first < part.end; first += L::kStepTiles, ++step) {
-    float* step_sums = warp_sums + (step & 1) * kWarps * L::kStepTiles * L::kTileSums;
-    float acc[NT][4];
+    const int tiles = min(L::kStepTiles, part.end - first);
+    float* step_sums = warp_sums + (step & 1) * L::kStepTiles * kWarps * L::kTileSums;
+    for (int t = 0; t < tiles; ++t) {
+      uint32_t next_scale[KC] = {};
+      if (!BF16 && first + t + 1 < part.end) {
 #pragma unroll
-    for (int u = 0; u < kPieces; ++u) {
-      const int tile = first + u / KC, chunk = u % KC;
-      if (tile >= part.end) break;
-      if (chunk == 0) {
-#pragma unroll
-        for (int nt = 0; nt < NT; ++nt) acc[nt][0] = acc[nt][1] = acc[nt][2] = acc[nt][3] = 0.f;
+        for (int chunk = 0; chunk < KC; ++chunk) next_scale[chunk] = here.scale(first + t + 1, chunk);
       }
-      if (chunk * kChunk + warp * 128 < part.slice_bytes) multiply<BF16, NT>(pieces[u], op.b[chunk], op.scale[chunk], acc);
-      if (tile + L::kStepTiles < part.end) cursor.load(tile + L::kStepTiles, chunk, pieces[u]);
-      if (chunk == KC - 1) {
-        float* mine = step_sums + (u / KC * kWarps + warp) * L::kTileSums;
+      float acc[NT][4] = {};
 #pragma unroll
-        for (int nt = 0; nt < NT; ++nt) {
-          const int column = nt * 8 + lane % 4 * 2;
-          *reinterpret_cast<float2*>(mine + lane / 4 * L::kSumStride + column) = {acc[nt][0], acc[nt][1]};
-          *reinterpret_cast<float2*>(mine + (lane / 4 + 8) * L::kSumStride + column) = {acc[nt][2], acc[nt][3]};
-        }
+      for (int chunk = 0; chunk < KC; ++chunk) {
+        wait_copies<kStages - 2>();
+        const uint32_t at = ring + stage * kPieceBytes;
+        const Piece piece = {{load_shared(at), load_shared(at + 512)}, {load_shared(at + 1024), load_shared(at + 1536)}};
+        copy_next();
+        if (++stage == kStages) stage = 0;
+        if (chunk * kChunk + warp * 128 < part.slice_bytes)
+          multiply<BF16, NT>(piece, e8m0(scale[chunk]), op.b[chunk], op.scale[chunk], acc);
+      }
+#pragma unroll
+      for (int chunk = 0; chunk < KC; ++chunk) scale[chunk] = next_scale[chunk];
+      float* mine = step_sums + (t * kWarps + warp) * L::kTileSums;
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt) {
+        const int column = nt * 8 + lane % 4 * 2;
+        *reinterpret_cast<float2*>(mine + lane / 4 * L::kSumStride + column) = {acc[nt][0], acc[nt][1]};
+        *reinterpret_cast<float2*>(mine + (lane / 4 + 8) * L::kSumStride + column) = {acc[nt][2], acc[nt][3]};
       }
     }
     // The warps' sums of the step, in order of warp. The next step writes to the other half of warp_sums.
     __syncthreads();
-    const int in_batch = first - batch_first, tiles = min(L::kStepTiles, part.end - first);
-    if (plan.split > 1 && in_batch == 0 && batch > 0) ptx::barrier_wait_cluster(done, (batch - 1) & 1);
-    for (int e = tid; e < tiles * kTileRows * plan.tokens; e += kThreads) {
-      const int row = e % kTileRows, token = e / kTileRows % plan.tokens, tile = e / kTileRows / plan.tokens;
+    const int in_batch = first - batch_first;
+    for (int e = tid; e < tiles * kTileRows * 8 * NT; e += kThreads) {
+      const int row = e % kTileRows, token = e / kTileRows % (8 * NT), tile = e / kTileRows / (8 * NT);
+      if (token >= plan.tokens) continue;
       const float* at = step_sums + tile * kWarps * L::kTileSums + row * L::kSumStride + token;
       float sum = 0.f;
 #pragma unroll
@@ -374,31 +384,18 @@ __device__ void stream(const Plan& plan, const Part& part, unsigned char* memory
       }
     }
     if (plan.split > 1 && (in_batch + 2 * L::kStepTiles > L::kBatchTiles || first + L::kStepTiles >= part.end)) {
-      exchange<NT, KC>(plan, part, ptx::shared_address(cta_sums), ready, done, rank, batch_first, in_batch + tiles, batch);
-      ++batch;
+      exchange<NT>(plan, part, ptx::shared_address(cta_sums), rank, batch_first, in_batch + tiles);
       batch_first = first + L::kStepTiles;
     }
   }
-  if (plan.split > 1 && batch > 0) ptx::barrier_wait_cluster(done, (batch - 1) & 1);  // others still read this CTA's sums
 }
 
 template <int NT, int KC>
-__global__ void __launch_bounds__(kThreads, NT * KC == 1 ? 2 : 1) stream_kernel(const __grid_constant__ Plan plan) {
-  using L = Layout<NT, KC>;
+__global__ void __launch_bounds__(kThreads, NT * KC <= 2 ? 2 : 1) stream_kernel(const __grid_constant__ Plan plan) {
   extern __shared__ __align__(128) unsigned char memory[];
   const uint32_t rank = plan.split > 1 ? ptx::cluster_rank() : 0;
   const int cluster = blockIdx.x / plan.split;
   ptx::launch_dependents();
-  if (plan.split > 1) {
-    if (threadIdx.x == 0) {
-      const uint32_t ready = ptx::shared_address(memory + L::kBarriers);
-      ptx::barrier_init(ready, plan.split);
-      ptx::barrier_init(ready + 8, plan.split);
-      ptx::fence_barrier_init();
-    }
-    __syncthreads();
-    ptx::cluster_arrive();
-  }
   int j = 0;
   while (j + 1 < plan.num_jobs && cluster >= plan.jobs[j + 1].first_cluster) ++j;
   const Job& job = plan.jobs[j];
@@ -421,7 +418,7 @@ int split_for(int64_t bytes) {
 
 template <int NT, int KC>
 void launch(CudaContext& context, const Plan& plan, int clusters, bool dependent) {
-  using L = Layout<NT, KC>;
+  using L = Layout<NT>;
   static const cudaError_t once = cudaFuncSetAttribute(stream_kernel<NT, KC>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes);
   KVASIR_CHECK(once == cudaSuccess, "shared memory of {} bytes: {}", int{L::kBytes}, cudaGetErrorString(once));
   cudaLaunchAttribute attributes[2];
@@ -486,7 +483,6 @@ void product_stream(CudaContext& context, std::span<const GroupedProduct> produc
     widest = std::max(widest, row_bytes(p));
     bytes[p.w.format == WeightFormat::kBf16] += p.w.rows * row_bytes(p);
   }
-  plan.ahead = tuning.ahead;
   plan.split = tuning.split > 0 ? tuning.split : split_for(widest);
   const int chunks = static_cast<int>(((widest / 128 + plan.split - 1) / plan.split * 128 + kChunk - 1) / kChunk);
   // Clusters of 4 and 8 fit the processors in sixteens.
