@@ -24,7 +24,7 @@ struct StreamTuning {
 };
 
 // Whether the kernel takes these products together: same x, tokens, k; one group each, or one product of many groups.
-bool stream_takes(std::span<const GroupedProduct> products);
+bool stream_takes(int sm_count, std::span<const GroupedProduct> products);
 void product_stream(CudaContext& context, std::span<const GroupedProduct> products, const StreamTuning& tuning = {});
 
 }  // namespace kvasir::cuda
