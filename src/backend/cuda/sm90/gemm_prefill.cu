@@ -101,8 +101,8 @@ struct Consumer {
     const int stage = item % kStages;
     ptx::barrier_wait(full + stage * 8, item / kStages & 1);
     ++item;
-    const uint64_t x_tile = ptx::swizzled_tile(ring + stage * kStageBytes + half * (kTileBytes / 2));
-    const uint64_t w_tile = ptx::swizzled_tile(ring + stage * kStageBytes + kTileBytes);
+    const uint32_t x_tile = ptx::tile_descriptor(ring + stage * kStageBytes + half * (kTileBytes / 2));
+    const uint32_t w_tile = ptx::tile_descriptor(ring + stage * kStageBytes + kTileBytes);
     if constexpr (!BF16) {
       const float* x_scale = reinterpret_cast<const float*>(memory + kScales) + stage * kTile + row;
       scale[0] = x_scale[0] * e8m0(weight_scale);
