@@ -1,7 +1,8 @@
-// What the benches of kernels share: memory filled on the device, graphs replayed, medians, one table and one JSON file.
+// What the benches of kernels share: memory filled on the device, graphs replayed, medians, one table and one
+// JSON file.
 //
-// A case is captured as a chain of calls over different weights, more of them than L2 holds, replayed a few dozen times;
-// its time is the median of a replay over the calls in it.
+// A case is captured as a chain of calls over different weights, more of them than L2 holds, replayed a few
+// dozen times; its time is the median of a replay over the calls in it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,16 +16,17 @@
 
 namespace kvasir::bench {
 
-#define BENCH_CUDA(call)                                                                                            \
-  do {                                                                                                              \
-    if (cudaError_t bench_error = (call); bench_error != cudaSuccess) {                                             \
-      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(bench_error));          \
-      std::exit(1);                                                                                                 \
-    }                                                                                                               \
+#define BENCH_CUDA(call)                                                                                   \
+  do {                                                                                                     \
+    if (cudaError_t bench_error = (call); bench_error != cudaSuccess) {                                    \
+      std::fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(bench_error)); \
+      std::exit(1);                                                                                        \
+    }                                                                                                      \
   } while (0)
 
 // Microseconds of one of the `calls` that `enqueue` puts on the stream, by graph replay.
-inline double replay_us(cudaStream_t stream, int calls, const std::function<void()>& enqueue, int replays = 15) {
+inline double replay_us(cudaStream_t stream, int calls, const std::function<void()>& enqueue,
+                        int replays = 15) {
   cudaGraph_t graph;
   cudaGraphExec_t exec;
   enqueue();  // attributes and modules are set outside the capture
@@ -63,7 +65,9 @@ static __global__ void copy_kernel(const uint4* from, uint4* to, int64_t count) 
 inline double copy_rate(cudaStream_t stream, void* memory, int64_t bytes) {
   auto* p = static_cast<uint4*>(memory);
   const int64_t count = bytes / 32;
-  double us = replay_us(stream, 1, [&] { copy_kernel<<<static_cast<unsigned>((count + 511) / 512), 512, 0, stream>>>(p + count, p, count); });
+  double us = replay_us(stream, 1, [&] {
+    copy_kernel<<<static_cast<unsigned>((count + 511) / 512), 512, 0, stream>>>(p + count, p, count);
+  });
   return 1e-3 * static_cast<double>(bytes) / us;
 }
 

@@ -1,5 +1,5 @@
-// Linear layers on the device at the model's real shapes: few rows against the bytes of the weights, many rows against
-// the rate of the tensor cores, cuBLASLt beside.
+// Linear layers on the device at the model's real shapes: few rows against the bytes of the weights, many
+// rows against the rate of the tensor cores, cuBLASLt beside.
 //
 //   linear_bench [stream|variants|many|prefill]...     (none: all)
 #include <cublasLt.h>
@@ -11,7 +11,7 @@
 
 #include "backend/cuda/linear.h"
 #include "backend/cuda/memory.h"
-#include "backend/cuda/sm90/gemm_prefill.h"
+#include "backend/cuda/sm90/gemm_library.h"
 #include "backend/cuda/sm90/linear_stream.h"
 #include "bench/kernels/kernel_bench.h"
 
@@ -22,12 +22,14 @@ using cuda::CudaContext;
 using cuda::GroupedProduct;
 using cuda::StreamTuning;
 
-constexpr double kCopy = 4248e9, kFp8 = 1398e12, kBf16 = 781e12;  // measured ceilings of gpu-kernels.md section 1
+constexpr double kCopy = 4248e9, kFp8 = 1398e12,
+                 kBf16 = 781e12;  // measured ceilings of gpu-kernels.md section 1
 constexpr int64_t kPool = int64_t{3} << 30;
 
 // Random codes: any e4m3 but NaN, or bf16 of moderate size.
 __global__ void fill(uint32_t* p, int64_t count, bool bf16) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
     uint64_t h = (i + 1) * 0x9e3779b97f4a7c15ull;
     h ^= h >> 29, h *= 0xbf58476d1ce4e5b9ull, h ^= h >> 32;
     uint32_t u = static_cast<uint32_t>(h);
@@ -35,7 +37,8 @@ __global__ void fill(uint32_t* p, int64_t count, bool bf16) {
   }
 }
 __global__ void fill_floats(float* p, int64_t count) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
+       i += int64_t{gridDim.x} * blockDim.x) {
     uint64_t h = (i + 77) * 0x9e3779b97f4a7c15ull;
     h ^= h >> 29, h *= 0xbf58476d1ce4e5b9ull, h ^= h >> 32;
     p[i] = static_cast<float>(static_cast<int32_t>(h)) * 0x1p-31f;
@@ -78,7 +81,8 @@ GroupedProduct product(Bench& b, const Shape& s, int64_t tokens, int64_t offset)
 
 int64_t weight_bytes(const Shape& s) { return s.n * s.groups * s.k * (s.bf16 ? 2 : 1); }
 double floor_us(const Shape& s, int64_t tokens) {
-  double bytes = static_cast<double>(weight_bytes(s)) * (s.bf16 ? 1 : 1 + 1.0 / 16384) + 4.0 * tokens * s.groups * (s.k + s.n);
+  double bytes = static_cast<double>(weight_bytes(s)) * (s.bf16 ? 1 : 1 + 1.0 / 16384) +
+                 4.0 * tokens * s.groups * (s.k + s.n);
   double flop = 2.0 * tokens * s.n * s.groups * s.k;
   return 1e6 * std::max(bytes / kCopy, flop / (s.bf16 ? kBf16 : kFp8));
 }
@@ -103,19 +107,23 @@ std::string format(const char* f, auto... args) {
 }
 
 const Shape kStream[] = {
-    {"wq_b", 32768, 1024, false},        {"wo_a", 1024, 4096, false, 8},      {"wo_b", 4096, 8192, false},
-    {"shared up", 4096, 4096, false},    {"shared down", 4096, 2048, false},  {"wq_a", 1024, 4096, false},
-    {"compressor", 1024, 4096, true},    {"gate", 256, 4096, true},           {"head", 129280, 4096, true},
-    {"pro wq_b", 65536, 1536, false},    {"pro wo_a", 1024, 4096, false, 16}, {"pro wo_b", 7168, 16384, false},
+    {"wq_b", 32768, 1024, false},         {"wo_a", 1024, 4096, false, 8},
+    {"wo_b", 4096, 8192, false},          {"shared up", 4096, 4096, false},
+    {"shared down", 4096, 2048, false},   {"wq_a", 1024, 4096, false},
+    {"compressor", 1024, 4096, true},     {"gate", 256, 4096, true},
+    {"head", 129280, 4096, true},         {"pro wq_b", 65536, 1536, false},
+    {"pro wo_a", 1024, 4096, false, 16},  {"pro wo_b", 7168, 16384, false},
     {"pro shared up", 6144, 7168, false}, {"pro compressor", 1024, 7168, true},
 };
 
 void line(Report& report, const char* what, const Shape& s, int64_t m, double us) {
   double floor = floor_us(s, m), bytes = static_cast<double>(weight_bytes(s));
-  report.add(format("%-16s m=%-4d %-16s %9.2f us %6.0f GB/s %6.0f TFLOP/s floor %8.2f ratio %.3f", s.name, static_cast<int>(m), what, us,
-                    bytes / us * 1e-3, 2e-6 * m * s.n * s.groups * s.k / us, floor, floor / us),
-             format("{\"case\":\"%s\",\"m\":%d,\"variant\":\"%s\",\"us\":%.3f,\"floor_us\":%.3f,\"ratio\":%.4f}", s.name, static_cast<int>(m), what,
-                    us, floor, floor / us));
+  report.add(
+      format("%-16s m=%-4d %-16s %9.2f us %6.0f GB/s %6.0f TFLOP/s floor %8.2f ratio %.3f", s.name,
+             static_cast<int>(m), what, us, bytes / us * 1e-3, 2e-6 * m * s.n * s.groups * s.k / us, floor,
+             floor / us),
+      format("{\"case\":\"%s\",\"m\":%d,\"variant\":\"%s\",\"us\":%.3f,\"floor_us\":%.3f,\"ratio\":%.4f}",
+             s.name, static_cast<int>(m), what, us, floor, floor / us));
 }
 
 void stream_cases(Bench& b, Report& report) {
@@ -124,13 +132,17 @@ void stream_cases(Bench& b, Report& report) {
 }
 
 void variants(Bench& b, Report& report) {
-  for (int at : {0, 1, 2, 3, 4, 5, 6, 8, 9, 11, 12}) {
+  for (int at : {0, 1, 2, 3, 5, 6, 9, 12}) {
     const Shape& s = kStream[at];
     for (int64_t m : {1, 8}) {
       for (int split : {1, 2, 4, 8}) {
-        if (weight_bytes(s) / s.n / s.groups > split * 4096 || (s.groups > 1 && split == 1) || weight_bytes(s) / s.n / s.groups < split * 512) continue;
+        if (weight_bytes(s) / s.n / s.groups > split * 4096 || (s.groups > 1 && split == 1) ||
+            weight_bytes(s) / s.n / s.groups < split * 512)
+          continue;
         line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {.split = split}));
       }
+      for (int ahead : {0, 32, 128, 256})
+        line(report, format("ahead %d KB", ahead).c_str(), s, m, stream_us(b, s, m, {.ahead = ahead << 10}));
       line(report, "no dependent", s, m, stream_us(b, s, m, {.dependent = false}));
     }
   }
@@ -143,14 +155,30 @@ void many_cases(Bench& b, Report& report) {
     std::vector<Shape> shapes;
   };
   const Set sets[] = {
-      {"csa x", {{"", 1024, 4096, false}, {"", 512, 4096, false}, {"", 1024, 4096, true}, {"", 1024, 4096, true}, {"", 256, 4096, true}, {"", 256, 4096, true}, {"", 64, 4096, true}}},
-      {"hca x", {{"", 1024, 4096, false}, {"", 512, 4096, false}, {"", 512, 4096, true}, {"", 512, 4096, true}}},
+      {"csa x",
+       {{"", 1024, 4096, false},
+        {"", 512, 4096, false},
+        {"", 1024, 4096, true},
+        {"", 1024, 4096, true},
+        {"", 256, 4096, true},
+        {"", 256, 4096, true},
+        {"", 64, 4096, true}}},
+      {"hca x",
+       {{"", 1024, 4096, false}, {"", 512, 4096, false}, {"", 512, 4096, true}, {"", 512, 4096, true}}},
       {"csa qa", {{"", 32768, 1024, false}, {"", 8192, 1024, false}}},
-      {"pro csa x", {{"", 1536, 7168, false}, {"", 512, 7168, false}, {"", 1024, 7168, true}, {"", 1024, 7168, true}, {"", 256, 7168, true}, {"", 256, 7168, true}, {"", 64, 7168, true}}},
+      {"pro csa x",
+       {{"", 1536, 7168, false},
+        {"", 512, 7168, false},
+        {"", 1024, 7168, true},
+        {"", 1024, 7168, true},
+        {"", 256, 7168, true},
+        {"", 256, 7168, true},
+        {"", 64, 7168, true}}},
   };
   b.fill_pool(true);  // moderate as bf16; as e4m3 no NaN either (bytes 0x3c..0x3f, 0xbc..0xbf and any)
   for (const Set& set : sets) {
-    for (int64_t m : {1, 8}) {
+    for (auto [m, split] : {std::pair<int64_t, int>{1, 0}, {8, 0}, {1, 2}, {8, 2}, {1, 8}, {8, 8}}) {
+      if (split == 2 && set.shapes[0].k > 4096) continue;
       int64_t bytes = 0;
       for (const Shape& s : set.shapes) bytes += (weight_bytes(s) + 255) / 256 * 256;
       const int calls = static_cast<int>(std::clamp<int64_t>((int64_t{1} << 29) / bytes, 2, 64));
@@ -166,12 +194,17 @@ void many_cases(Bench& b, Report& report) {
             out += m * s.n;
             at += (weight_bytes(s) + 255) / 256 * 256;
           }
-          cuda::product_stream(c, products);
+          cuda::product_stream(c, products, {.split = split});
         }
       });
       double floor = static_cast<double>(bytes) / kCopy * 1e6;
-      report.add(format("%-16s m=%-4d %-16s %9.2f us %6.0f GB/s floor %8.2f ratio %.3f", set.name, static_cast<int>(m), "many", us, bytes / us * 1e-3, floor, floor / us),
-                 format("{\"case\":\"%s\",\"m\":%d,\"variant\":\"many\",\"us\":%.3f,\"floor_us\":%.3f,\"ratio\":%.4f}", set.name, static_cast<int>(m), us, floor, floor / us));
+      report.add(
+          format("%-16s m=%-4d %-16s %9.2f us %6.0f GB/s floor %8.2f ratio %.3f", set.name,
+                 static_cast<int>(m), format("many, split %d", split).c_str(), us, bytes / us * 1e-3, floor,
+                 floor / us),
+          format(
+              "{\"case\":\"%s\",\"m\":%d,\"variant\":\"many\",\"us\":%.3f,\"floor_us\":%.3f,\"ratio\":%.4f}",
+              set.name, static_cast<int>(m), us, floor, floor / us));
     }
   }
 }
@@ -199,16 +232,18 @@ void profile(Bench& b) {
 
 enum class Blas { kBlock, kTensor, kBf16 };
 
-#define BLAS_TRY(call)                                                    \
-  do {                                                                    \
+#define BLAS_TRY(call)                                                     \
+  do {                                                                     \
     if (cublasStatus_t status = (call); status != CUBLAS_STATUS_SUCCESS) { \
-      std::printf("  %s: status %d\n", #call, static_cast<int>(status));  \
-      return -1;                                                          \
-    }                                                                     \
+      std::printf("  %s: status %d\n", #call, static_cast<int>(status));   \
+      return -1;                                                           \
+    }                                                                      \
   } while (0)
 
-// out[M,N] (f32 or bf16) = x[M,K] * W[N,K]^T, groups as a strided batch. Negative: the library has no such product.
-double blas_us(Bench& b, cublasLtHandle_t handle, const Shape& s, int64_t m, Blas kind, cudaDataType_t out_type) {
+// out[M,N] (f32 or bf16) = x[M,K] * W[N,K]^T, groups as a strided batch. Negative: the library has no such
+// product.
+double blas_us(Bench& b, cublasLtHandle_t handle, const Shape& s, int64_t m, Blas kind,
+               cudaDataType_t out_type) {
   b.fill_pool(kind == Blas::kBf16);
   cublasLtMatmulDesc_t op;
   BLAS_TRY(cublasLtMatmulDescCreate(&op, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -216,12 +251,16 @@ double blas_us(Bench& b, cublasLtHandle_t handle, const Shape& s, int64_t m, Bla
   BLAS_TRY(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_TRANSA, &t, sizeof t));
   const float* scales = reinterpret_cast<const float*>(b.x);
   if (kind != Blas::kBf16) {
-    cublasLtMatmulMatrixScale_t a_mode = kind == Blas::kBlock ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
-    cublasLtMatmulMatrixScale_t b_mode = kind == Blas::kBlock ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+    cublasLtMatmulMatrixScale_t a_mode = kind == Blas::kBlock ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F
+                                                              : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+    cublasLtMatmulMatrixScale_t b_mode = kind == Blas::kBlock ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F
+                                                              : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
     BLAS_TRY(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &a_mode, sizeof a_mode));
     BLAS_TRY(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &b_mode, sizeof b_mode));
-    BLAS_TRY(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scales, sizeof scales));
-    BLAS_TRY(cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scales, sizeof scales));
+    BLAS_TRY(
+        cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scales, sizeof scales));
+    BLAS_TRY(
+        cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scales, sizeof scales));
   }
   cudaDataType_t in_type = kind == Blas::kBf16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
   const int64_t size = kind == Blas::kBf16 ? 2 : 1;
@@ -234,14 +273,17 @@ double blas_us(Bench& b, cublasLtHandle_t handle, const Shape& s, int64_t m, Bla
     int64_t strides[3] = {s.n * s.k, s.k, s.n};
     cublasLtMatrixLayout_t all[3] = {la, lb, ld};
     for (int i = 0; i < 3; ++i) {
-      BLAS_TRY(cublasLtMatrixLayoutSetAttribute(all[i], CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
-      BLAS_TRY(cublasLtMatrixLayoutSetAttribute(all[i], CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &strides[i], sizeof(int64_t)));
+      BLAS_TRY(
+          cublasLtMatrixLayoutSetAttribute(all[i], CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
+      BLAS_TRY(cublasLtMatrixLayoutSetAttribute(all[i], CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                                &strides[i], sizeof(int64_t)));
     }
   }
   cublasLtMatmulPreference_t preference;
   BLAS_TRY(cublasLtMatmulPreferenceCreate(&preference));
   uint64_t workspace = 32 << 20;
-  BLAS_TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+  BLAS_TRY(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                &workspace, sizeof workspace));
   cublasLtMatmulHeuristicResult_t found[4];
   int count = 0;
   BLAS_TRY(cublasLtMatmulAlgoGetHeuristic(handle, op, la, lb, ld, ld, preference, 4, found, &count));
@@ -252,13 +294,17 @@ double blas_us(Bench& b, cublasLtHandle_t handle, const Shape& s, int64_t m, Bla
   double best = 1e30;
   for (int i = 0; i < count; ++i) {
     cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
-    double us = replay_us(b.stream, calls, [&] {
-      for (int j = 0; j < calls; ++j) {
-        cublasStatus_t r = cublasLtMatmul(handle, op, &one, b.pool + j * bytes, la, b.pool + kPool / 2, lb, &zero, b.out, ld, b.out, ld, &found[i].algo,
-                                          b.workspace, workspace, b.stream);
-        if (r != CUBLAS_STATUS_SUCCESS) status = r;
-      }
-    }, 7);
+    double us = replay_us(
+        b.stream, calls,
+        [&] {
+          for (int j = 0; j < calls; ++j) {
+            cublasStatus_t r =
+                cublasLtMatmul(handle, op, &one, b.pool + j * bytes, la, b.pool + kPool / 2, lb, &zero, b.out,
+                               ld, b.out, ld, &found[i].algo, b.workspace, workspace, b.stream);
+            if (r != CUBLAS_STATUS_SUCCESS) status = r;
+          }
+        },
+        7);
     if (status == CUBLAS_STATUS_SUCCESS) best = std::min(best, us);
   }
   (void)size;
@@ -276,23 +322,39 @@ void own_prefill(Bench& b, Report& report, const Shape& s, int64_t m, bool wide)
   if (!cuda::prefill_takes(first)) return;
   cuda::Scratch::Scope scope(b.scratch);
   cuda::PreparedRows rows = cuda::prepare_rows(c, first);
-  double us = replay_us(b.stream, calls, [&] {
-    for (int i = 0; i < calls; ++i) cuda::product_prefill(c, product(b, s, m, i * bytes), rows);
-  }, 7);
+  double us = replay_us(
+      b.stream, calls,
+      [&] {
+        for (int i = 0; i < calls; ++i) cuda::product_prefill(c, product(b, s, m, i * bytes), rows);
+      },
+      7);
   line(report, wide ? "own wide" : "own", s, m, us);
-  us = replay_us(b.stream, calls, [&] {
-    for (int i = 0; i < calls; ++i) {
-      cuda::Scratch::Scope inner(b.scratch);
-      GroupedProduct p = product(b, s, m, i * bytes);
-      p.wide = wide;
-      cuda::product_prefill(c, p, cuda::prepare_rows(c, p));
-    }
-  }, 7);
+  if (cuda::product_library(c, first, rows)) {
+    us = replay_us(
+        b.stream, calls,
+        [&] {
+          for (int i = 0; i < calls; ++i) cuda::product_library(c, product(b, s, m, i * bytes), rows);
+        },
+        7);
+    line(report, "library", s, m, us);
+  }
+  us = replay_us(
+      b.stream, calls,
+      [&] {
+        for (int i = 0; i < calls; ++i) {
+          cuda::Scratch::Scope inner(b.scratch);
+          GroupedProduct p = product(b, s, m, i * bytes);
+          p.wide = wide;
+          cuda::product_prefill(c, p, cuda::prepare_rows(c, p));
+        }
+      },
+      7);
   line(report, wide ? "own wide + x" : "own + x", s, m, us);
 }
 
 void prefill(Bench& b, Report& report) {
-  for (int at : {0, 1, 2, 3, 5, 6, 7, 9, 11, 12, 13}) own_prefill(b, report, kStream[at], kStream[at].n > 40000 ? 2048 : 4096, kStream[at].groups > 1);
+  for (int at : {0, 1, 2, 3, 5, 6, 7, 9, 11, 12, 13})
+    own_prefill(b, report, kStream[at], kStream[at].n > 40000 ? 2048 : 4096, kStream[at].groups > 1);
   for (int64_t m : {64, 128, 512}) own_prefill(b, report, kStream[2], m, false);
   cublasLtHandle_t handle;
   if (cublasLtCreate(&handle) != CUBLAS_STATUS_SUCCESS) return;
@@ -303,7 +365,9 @@ void prefill(Bench& b, Report& report) {
     line(report, "lt block bf16", s, m, blas_us(b, handle, s, m, Blas::kBlock, CUDA_R_16BF));
     line(report, "lt tensor f32", s, m, blas_us(b, handle, s, m, Blas::kTensor, CUDA_R_32F));
   }
-  for (int at : {6, 7, 13}) line(report, "lt bf16 f32", kStream[at], 4096, blas_us(b, handle, kStream[at], 4096, Blas::kBf16, CUDA_R_32F));
+  for (int at : {6, 7, 13})
+    line(report, "lt bf16 f32", kStream[at], 4096,
+         blas_us(b, handle, kStream[at], 4096, Blas::kBf16, CUDA_R_32F));
   cublasLtDestroy(handle);
 }
 
@@ -329,12 +393,20 @@ int run(int argc, char** argv) {
   auto memory = cuda::CudaMemory::make(stream);
   if (!memory) return std::fprintf(stderr, "%s\n", memory.error().message.c_str()), 1;
   cuda::Scratch scratch(**memory);
-  Bench b{stream, pool, scales, reinterpret_cast<float*>(x), reinterpret_cast<float*>(out), workspace, scratch, props.multiProcessorCount};
-  Report report("linear_bench");
+  Bench b{stream,
+          pool,
+          scales,
+          reinterpret_cast<float*>(x),
+          reinterpret_cast<float*>(out),
+          workspace,
+          scratch,
+          props.multiProcessorCount};
+  Report report(std::string("linear_bench") + (argc > 1 ? std::string("_") + argv[1] : ""));
   b.fill_pool(false);
   const bool profiling = argc > 1 && wanted("profile");
   double copy = profiling ? 0 : copy_rate(stream, pool, int64_t{1} << 30);
-  report.add(format("copy %.0f GB/s (ratios below are against 4248), %s, %d SMs", copy, props.name, props.multiProcessorCount),
+  report.add(format("copy %.0f GB/s (ratios below are against 4248), %s, %d SMs", copy, props.name,
+                    props.multiProcessorCount),
              format("{\"case\":\"copy\",\"gbs\":%.1f}", copy));
   if (profiling) profile(b);
   if (wanted("prefill")) prefill(b, report);

@@ -1,10 +1,11 @@
-// The linear layers of the CUDA backend against the reference backend, and at the model's real shapes against sampled
-// outputs in f64.
+// The linear layers of the CUDA backend against the reference backend, and at the model's real shapes against
+// sampled outputs in f64.
 //
-// Tolerances, relative L2 over a call. kExact: f32 sums of 128 products, then of K/128 such sums: 1e-6. kNative: the same
-// function, a few results fall on the other side of a bf16 boundary (2^-8 each): 3e-4. kFast: FP8 weights meet x as f16
-// (2^-12 of the value each, random signs), 4e-4; bf16 weights meet x as two bf16: 3e-5. With many rows x is e4m3 (2^-5 of
-// a value at most, 2.7e-2 on average), two e4m3 (the square of that) or bf16.
+// Tolerances, relative L2 over a call. kExact: f32 sums of 128 products, then of K/128 such sums: 1e-6.
+// kNative: the same function, a few results fall on the other side of a bf16 boundary (2^-8 each): 3e-4.
+// kFast: FP8 weights meet x as f16 (2^-12 of the value each, random signs), 4e-4; bf16 weights meet x as two
+// bf16: 3e-5. With many rows x is e4m3 (2^-5 of a value at most, 2.7e-2 on average), two e4m3 (the square of
+// that) or bf16.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -92,7 +93,8 @@ std::vector<uint8_t> weight_bytes(WeightFormat format, int64_t rows, int64_t col
         data[at] = float_to_e4m3(bits.normal() * 100.f);
         break;
       case WeightFormat::kFp4Group32:
-        data[at / 2] = static_cast<uint8_t>(data[at / 2] | float_to_e2m1(bits.normal() * 2.5f) << (i % 2 * 4));
+        data[at / 2] =
+            static_cast<uint8_t>(data[at / 2] | float_to_e2m1(bits.normal() * 2.5f) << (i % 2 * 4));
         break;
       case WeightFormat::kNone:
         break;
@@ -144,11 +146,16 @@ double relative_l2(const std::vector<float>& a, const std::vector<float>& b) {
 
 const char* name(WeightFormat f) {
   switch (f) {
-    case WeightFormat::kF32: return "f32";
-    case WeightFormat::kBf16: return "bf16";
-    case WeightFormat::kFp8Block128: return "fp8";
-    case WeightFormat::kFp4Group32: return "fp4";
-    case WeightFormat::kNone: break;
+    case WeightFormat::kF32:
+      return "f32";
+    case WeightFormat::kBf16:
+      return "bf16";
+    case WeightFormat::kFp8Block128:
+      return "fp8";
+    case WeightFormat::kFp4Group32:
+      return "fp4";
+    case WeightFormat::kNone:
+      break;
   }
   return "none";
 }
@@ -160,7 +167,8 @@ double bound(Numerics numerics, WeightFormat format, int64_t tokens, LinearKind 
   return format == WeightFormat::kFp8Block128 && kind == LinearKind::kQuantised ? 4e-2 : 2e-3;
 }
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kFp8Block128, WeightFormat::kFp4Group32};
+constexpr WeightFormat kFormats[] = {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kFp8Block128,
+                                     WeightFormat::kFp4Group32};
 constexpr LinearKind kKinds[] = {LinearKind::kQuantised, LinearKind::kBf16, LinearKind::kFloat};
 constexpr Numerics kAllNumerics[] = {Numerics::kExact, Numerics::kNative, Numerics::kFast};
 
@@ -178,18 +186,22 @@ class CudaLinear : public testing::Test {
   }
   CudaContext context(Numerics numerics) { return {nullptr, numerics, sm_count_, deterministic_, *scratch_}; }
 
-  std::vector<float> run(Numerics numerics, const Weight& w, const std::vector<float>& x, int64_t tokens, LinearKind kind) {
+  std::vector<float> run(Numerics numerics, const Weight& w, const std::vector<float>& x, int64_t tokens,
+                         LinearKind kind) {
     Twin<float> xs(x), out(std::vector<float>(static_cast<size_t>(tokens * w.host.rows), NAN));
     CudaContext c = context(numerics);
-    linear(c, {w.device, View<const float, 2>(xs.device(), {tokens, w.host.cols}), View<float, 2>(out.device(), {tokens, w.host.rows}), kind});
+    linear(c, {w.device, View<const float, 2>(xs.device(), {tokens, w.host.cols}),
+               View<float, 2>(out.device(), {tokens, w.host.rows}), kind});
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess) << cudaGetErrorString(cudaGetLastError());
     return out.read();
   }
 
-  std::vector<float> expected(Numerics numerics, const Weight& w, const std::vector<float>& x, int64_t tokens, LinearKind kind) {
+  std::vector<float> expected(Numerics numerics, const Weight& w, const std::vector<float>& x, int64_t tokens,
+                              LinearKind kind) {
     std::vector<float> out(static_cast<size_t>(tokens * w.host.rows));
     ReferenceOps ops(numerics == Numerics::kFast ? Numerics::kExact : numerics);
-    ops.linear({w.host, View<const float, 2>(x.data(), {tokens, w.host.cols}), View<float, 2>(out.data(), {tokens, w.host.rows}), kind});
+    ops.linear({w.host, View<const float, 2>(x.data(), {tokens, w.host.cols}),
+                View<float, 2>(out.data(), {tokens, w.host.rows}), kind});
     return out;
   }
 
@@ -201,7 +213,8 @@ class CudaLinear : public testing::Test {
 
 TEST_F(CudaLinear, EveryFormatKindAndSizeMatchesTheReference) {
   Bits bits(7);
-  const int64_t shapes[][2] = {{1, 32}, {5, 96}, {130, 160}, {48, 128}, {33, 1184}, {300, 512}, {16, 4096}, {272, 1536}, {384, 640}};  // [N, K]
+  const int64_t shapes[][2] = {{1, 32},    {5, 96},    {130, 160},  {48, 128}, {33, 1184},
+                               {300, 512}, {16, 4096}, {272, 1536}, {384, 640}};  // [N, K]
   const int64_t ragged[][2] = {{7, 1}, {129, 77}, {40, 333}, {257, 130}};
   for (WeightFormat format : kFormats) {
     std::vector<std::pair<int64_t, int64_t>> sizes;
@@ -216,8 +229,9 @@ TEST_F(CudaLinear, EveryFormatKindAndSizeMatchesTheReference) {
             if (kind == LinearKind::kFloat && tokens > 9) continue;
             std::vector<float> x = rows_of(tokens * cols, bits, numerics == Numerics::kNative);
             double e = relative_l2(run(numerics, w, x, tokens, kind), expected(numerics, w, x, tokens, kind));
-            EXPECT_LE(e, bound(numerics, format, tokens, kind)) << name(format) << " kind " << static_cast<int>(kind) << ' ' << numerics_name(numerics)
-                                                          << " [" << rows << ", " << cols << "] tokens " << tokens;
+            EXPECT_LE(e, bound(numerics, format, tokens, kind))
+                << name(format) << " kind " << static_cast<int>(kind) << ' ' << numerics_name(numerics)
+                << " [" << rows << ", " << cols << "] tokens " << tokens;
           }
         }
       }
@@ -236,7 +250,8 @@ TEST_F(CudaLinear, ARowsBitsDoNotDependOnTheOthersAndRunsRepeat) {
         const int64_t most = numerics == Numerics::kFast ? 8 : tokens;
         x.resize(static_cast<size_t>(most * cols));
         std::vector<float> all = run(numerics, w, x, most, LinearKind::kQuantised);
-        EXPECT_EQ(0, std::memcmp(all.data(), run(numerics, w, x, most, LinearKind::kQuantised).data(), all.size() * 4))
+        EXPECT_EQ(0, std::memcmp(all.data(), run(numerics, w, x, most, LinearKind::kQuantised).data(),
+                                 all.size() * 4))
             << name(format) << ' ' << numerics_name(numerics) << ": a second run differs";
         for (int64_t first : {int64_t{0}, int64_t{5}, most - 8}) {
           for (int64_t count : {1, 2, 3, 8}) {
@@ -244,9 +259,27 @@ TEST_F(CudaLinear, ARowsBitsDoNotDependOnTheOthersAndRunsRepeat) {
             std::vector<float> some(x.begin() + first * cols, x.begin() + (first + count) * cols);
             std::vector<float> out = run(numerics, w, some, count, LinearKind::kQuantised);
             EXPECT_EQ(0, std::memcmp(out.data(), all.data() + first * rows, out.size() * 4))
-                << name(format) << ' ' << numerics_name(numerics) << " [" << rows << ", " << cols << "] rows " << first << '+' << count;
+                << name(format) << ' ' << numerics_name(numerics) << " [" << rows << ", " << cols << "] rows "
+                << first << '+' << count;
           }
         }
+      }
+    }
+  }
+}
+
+// Many rows in whole tiles, where a library's product may be chosen, and not: against kNative's own sums,
+// which see the same e4m3 values, and against kExact with bf16 weights.
+TEST_F(CudaLinear, ManyRowsMatchTheReferenceInWholeTilesAndNot) {
+  Bits bits(14);
+  for (WeightFormat format : {WeightFormat::kFp8Block128, WeightFormat::kBf16}) {
+    for (auto [rows, cols] : {std::pair<int64_t, int64_t>{256, 1024}, {384, 512}, {200, 768}}) {
+      Weight w(format, rows, cols, bits);
+      for (int64_t tokens : {256, 200, 512}) {
+        std::vector<float> x = rows_of(tokens * cols, bits, true),
+                           out = run(Numerics::kFast, w, x, tokens, LinearKind::kQuantised);
+        double e = relative_l2(out, expected(Numerics::kNative, w, x, tokens, LinearKind::kQuantised));
+        EXPECT_LE(e, 4e-3) << name(format) << " [" << rows << ", " << cols << "] tokens " << tokens;
       }
     }
   }
@@ -258,11 +291,13 @@ TEST_F(CudaLinear, DeterministicFastGivesARowTheSameBitsInCallsOfAnySize) {
   const int64_t tokens = 77, cols = 2048;
   for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kFp8Block128, WeightFormat::kFp4Group32}) {
     Weight w(format, 300, cols, bits);
-    std::vector<float> x = rows_of(tokens * cols, bits, false), all = run(Numerics::kFast, w, x, tokens, LinearKind::kQuantised);
+    std::vector<float> x = rows_of(tokens * cols, bits, false),
+                       all = run(Numerics::kFast, w, x, tokens, LinearKind::kQuantised);
     for (auto [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {31, 2}, {40, 33}, {76, 1}}) {
       std::vector<float> some(x.begin() + first * cols, x.begin() + (first + count) * cols);
       std::vector<float> out = run(Numerics::kFast, w, some, count, LinearKind::kQuantised);
-      EXPECT_EQ(0, std::memcmp(out.data(), all.data() + first * w.host.rows, out.size() * 4)) << name(format) << " rows " << first << '+' << count;
+      EXPECT_EQ(0, std::memcmp(out.data(), all.data() + first * w.host.rows, out.size() * 4))
+          << name(format) << " rows " << first << '+' << count;
     }
   }
 }
@@ -277,21 +312,25 @@ TEST_F(CudaLinear, RealShapesMatchSampledOutputs) {
   for (Case c : {Case{WeightFormat::kFp8Block128, 32768, 1024}, Case{WeightFormat::kFp8Block128, 4096, 8192},
                  Case{WeightFormat::kFp8Block128, 1024, 4096}, Case{WeightFormat::kFp8Block128, 3072, 7168},
                  Case{WeightFormat::kFp8Block128, 2048, 16384}, Case{WeightFormat::kFp8Block128, 8192, 1536},
-                 Case{WeightFormat::kBf16, 1024, 4096}, Case{WeightFormat::kBf16, 512, 7168}, Case{WeightFormat::kBf16, 20000, 4096}}) {
+                 Case{WeightFormat::kBf16, 1024, 4096}, Case{WeightFormat::kBf16, 512, 7168},
+                 Case{WeightFormat::kBf16, 20000, 4096}}) {
     Weight w(c.format, c.rows, c.cols, bits);
     for (int64_t tokens : {1, 8, 13, 32, 129}) {
       std::vector<float> x = rows_of(tokens * c.cols, bits, false);
-      std::vector<float> out = run(Numerics::kFast, w, x, tokens, LinearKind::kQuantised), got, want, row(static_cast<size_t>(c.cols));
+      std::vector<float> out = run(Numerics::kFast, w, x, tokens, LinearKind::kQuantised), got, want,
+                         row(static_cast<size_t>(c.cols));
       for (int i = 0; i < 400; ++i) {
         int64_t n = i == 0 ? c.rows - 1 : static_cast<int64_t>(bits.next() % static_cast<uint64_t>(c.rows));
         int64_t t = i == 0 ? tokens - 1 : static_cast<int64_t>(bits.next() % static_cast<uint64_t>(tokens));
         dequantise_row(w.host, n, row.data());
         double sum = 0;
-        for (int64_t k = 0; k < c.cols; ++k) sum += static_cast<double>(row[static_cast<size_t>(k)]) * x[static_cast<size_t>(t * c.cols + k)];
+        for (int64_t k = 0; k < c.cols; ++k)
+          sum += static_cast<double>(row[static_cast<size_t>(k)]) * x[static_cast<size_t>(t * c.cols + k)];
         want.push_back(static_cast<float>(sum));
         got.push_back(out[static_cast<size_t>(t * c.rows + n)]);
       }
-      EXPECT_LE(relative_l2(got, want), bound(Numerics::kFast, c.format, tokens, LinearKind::kQuantised)) << name(c.format) << " [" << c.rows << ", " << c.cols << "] " << tokens;
+      EXPECT_LE(relative_l2(got, want), bound(Numerics::kFast, c.format, tokens, LinearKind::kQuantised))
+          << name(c.format) << " [" << c.rows << ", " << c.cols << "] " << tokens;
       for (float v : out) ASSERT_FALSE(std::isnan(v)) << "an output was not written";
     }
   }
@@ -302,7 +341,8 @@ TEST_F(CudaLinear, GroupsMatchTheReference) {
   struct Case {
     int64_t groups, n, k;
   };
-  for (Case c : {Case{8, 128, 512}, Case{2, 1024, 256}, Case{3, 16, 1024}, Case{16, 48, 4096}, Case{4, 7, 128}}) {
+  for (Case c :
+       {Case{8, 128, 512}, Case{2, 1024, 256}, Case{3, 16, 1024}, Case{16, 48, 4096}, Case{4, 7, 128}}) {
     for (WeightFormat format : {WeightFormat::kFp8Block128, WeightFormat::kBf16}) {
       Weight w(format, c.groups * c.n, c.k, bits);
       for (Numerics numerics : kAllNumerics) {
@@ -310,13 +350,15 @@ TEST_F(CudaLinear, GroupsMatchTheReference) {
           std::vector<float> x = rows_of(tokens * c.groups * c.k, bits, numerics == Numerics::kNative);
           std::vector<float> want(static_cast<size_t>(tokens * c.groups * c.n));
           ReferenceOps ops(numerics == Numerics::kFast ? Numerics::kExact : numerics);
-          ops.grouped_linear({w.host, View<const float, 3>(x.data(), {tokens, c.groups, c.k}), View<float, 3>(want.data(), {tokens, c.groups, c.n})});
+          ops.grouped_linear({w.host, View<const float, 3>(x.data(), {tokens, c.groups, c.k}),
+                              View<float, 3>(want.data(), {tokens, c.groups, c.n})});
           Twin<float> xs(x), out(std::vector<float>(want.size(), NAN));
           CudaContext context = this->context(numerics);
           grouped_linear(context, {w.device, View<const float, 3>(xs.device(), {tokens, c.groups, c.k}),
                                    View<float, 3>(out.device(), {tokens, c.groups, c.n})});
           EXPECT_LE(relative_l2(out.read(), want), bound(numerics, format, tokens, LinearKind::kBf16))
-              << name(format) << ' ' << numerics_name(numerics) << ' ' << c.groups << " x " << c.n << " x " << c.k << " tokens " << tokens;
+              << name(format) << ' ' << numerics_name(numerics) << ' ' << c.groups << " x " << c.n << " x "
+              << c.k << " tokens " << tokens;
         }
       }
     }
@@ -340,9 +382,12 @@ TEST_F(CudaLinear, ManyAtOnceMatchTheReference) {
         std::vector<std::unique_ptr<Twin<float>>> outs;
         std::vector<LinearArgs> args;
         for (auto& w : weights) {
-          outs.push_back(std::make_unique<Twin<float>>(std::vector<float>(static_cast<size_t>(tokens * w->host.rows), NAN)));
-          args.push_back({w->device, View<const float, 2>(xs.device(), {tokens, k}), View<float, 2>(outs.back()->device(), {tokens, w->host.rows}),
-                          w->host.format == WeightFormat::kBf16 ? LinearKind::kFloat : LinearKind::kQuantised});
+          outs.push_back(std::make_unique<Twin<float>>(
+              std::vector<float>(static_cast<size_t>(tokens * w->host.rows), NAN)));
+          args.push_back(
+              {w->device, View<const float, 2>(xs.device(), {tokens, k}),
+               View<float, 2>(outs.back()->device(), {tokens, w->host.rows}),
+               w->host.format == WeightFormat::kBf16 ? LinearKind::kFloat : LinearKind::kQuantised});
         }
         CudaContext c = context(numerics);
         linear_many(c, args);

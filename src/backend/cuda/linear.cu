@@ -1,8 +1,8 @@
 // Linear layers: shapes checked, kernel chosen; see linear.h.
-#include "backend/cuda/linear.h"
 #include <algorithm>
 #include <optional>
 #include <vector>
+#include "backend/cuda/linear.h"
 
 #include "backend/cuda/sm90/gemm_prefill.h"
 #include "backend/cuda/sm90/linear_generic.h"
@@ -17,7 +17,8 @@ bool scaled(WeightFormat f) { return f == WeightFormat::kFp8Block128 || f == Wei
 GroupedProduct product_of(const CudaContext& context, const LinearArgs& a) {
   const int64_t tokens = a.x.shape(0);
   KVASIR_CHECK(a.x.shape(1) == a.w.cols && a.out.shape(0) == tokens && a.out.shape(1) == a.w.rows,
-               "x [{}, {}], w [{}, {}], out [{}, {}]", tokens, a.x.shape(1), a.w.rows, a.w.cols, a.out.shape(0), a.out.shape(1));
+               "x [{}, {}], w [{}, {}], out [{}, {}]", tokens, a.x.shape(1), a.w.rows, a.w.cols,
+               a.out.shape(0), a.out.shape(1));
   KVASIR_CHECK(a.x.dense() && a.out.dense(), "rows of x or out are not dense");
   const bool native = context.numerics == Numerics::kNative;
   GroupedProduct p{a.w, a.x.data(), a.out.data(), tokens, 1, a.w.rows, a.w.cols};
@@ -29,8 +30,9 @@ GroupedProduct product_of(const CudaContext& context, const LinearArgs& a) {
 
 GroupedProduct product_of(const CudaContext& context, const GroupedLinearArgs& a) {
   const int64_t tokens = a.x.shape(0), groups = a.x.shape(1), n = a.out.shape(2), k = a.x.shape(2);
-  KVASIR_CHECK(a.w.rows == groups * n && a.w.cols == k && a.out.shape(0) == tokens && a.out.shape(1) == groups,
-               "w [{}, {}] for {} groups of {} x {}", a.w.rows, a.w.cols, groups, n, k);
+  KVASIR_CHECK(
+      a.w.rows == groups * n && a.w.cols == k && a.out.shape(0) == tokens && a.out.shape(1) == groups,
+      "w [{}, {}] for {} groups of {} x {}", a.w.rows, a.w.cols, groups, n, k);
   KVASIR_CHECK(a.x.dense() && a.out.dense(), "rows of x or out are not dense");
   GroupedProduct p{a.w, a.x.data(), a.out.data(), tokens, groups, n, k};
   p.round = context.numerics == Numerics::kNative;
@@ -38,8 +40,8 @@ GroupedProduct product_of(const CudaContext& context, const GroupedLinearArgs& a
   return p;
 }
 
-// With `deterministic` every call goes through the kernel for few rows, at most kStreamRows at a time: its bits do not
-// depend on the number of rows.
+// With `deterministic` every call goes through the kernel for few rows, at most kStreamRows at a time: its
+// bits do not depend on the number of rows.
 bool multiply_in_blocks(CudaContext& context, std::span<const GroupedProduct> products) {
   if (!context.deterministic || context.numerics != Numerics::kFast) return false;
   const int64_t tokens = products[0].tokens;
@@ -63,7 +65,8 @@ bool multiply_in_blocks(CudaContext& context, std::span<const GroupedProduct> pr
 // Products of one x, each by the fastest kernel that takes it.
 void multiply(CudaContext& context, std::span<const GroupedProduct> products) {
   if (products.empty() || multiply_in_blocks(context, products)) return;
-  if (context.numerics == Numerics::kFast && stream_takes(context.sm_count, products)) return product_stream(context, products);
+  if (context.numerics == Numerics::kFast && stream_takes(context.sm_count, products))
+    return product_stream(context, products);
   Scratch::Scope scope(context.scratch);
   std::optional<PreparedRows> rows;
   const GroupedProduct* rows_of = nullptr;
@@ -100,8 +103,9 @@ void linear_many(CudaContext& context, std::span<const LinearArgs> args) {
     products.push_back(product_of(context, a));
   }
   // Weights of one format side by side, so that x is prepared once for each.
-  std::stable_sort(products.begin(), products.end(),
-                   [](const GroupedProduct& a, const GroupedProduct& b) { return a.w.format < b.w.format || (a.w.format == b.w.format && a.wide < b.wide); });
+  std::stable_sort(products.begin(), products.end(), [](const GroupedProduct& a, const GroupedProduct& b) {
+    return a.w.format < b.w.format || (a.w.format == b.w.format && a.wide < b.wide);
+  });
   multiply(context, products);
 }
 

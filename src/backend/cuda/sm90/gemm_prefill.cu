@@ -1,11 +1,13 @@
 // Tensor core products for prefill; see gemm_prefill.h.
 //
-//   cluster: 2 CTAs, tiles of 128 tokens each, the same 128 weight rows     CTA: 2 consumer warpgroups, a producer warp
-//   ring stage: 128 bytes of K of 128 tokens (own) and of 128 weight rows (each CTA fetches half, for both)
+//   cluster: 2 CTAs, tiles of 128 tokens each, the same 128 weight rows     CTA: 2 consumer warpgroups, a
+//   producer warp ring stage: 128 bytes of K of 128 tokens (own) and of 128 weight rows (each CTA fetches
+//   half, for both)
 //
-// CTAs stay and walk over tiles. A consumer warpgroup multiplies 64 tokens x 128 weight rows. With FP8 every stage is one
-// block of 128 products with scales of its own, so its sums leave the tensor core and are added, scaled, in f32 (which
-// also mends the tensor core's short FP8 sums) while the next stage's products run. bf16 sums stay in place.
+// CTAs stay and walk over tiles. A consumer warpgroup multiplies 64 tokens x 128 weight rows. With FP8 every
+// stage is one block of 128 products with scales of its own, so its sums leave the tensor core and are added,
+// scaled, in f32 (which also mends the tensor core's short FP8 sums) while the next stage's products run.
+// bf16 sums stay in place.
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
@@ -19,12 +21,12 @@
 namespace kvasir::cuda {
 namespace {
 
-constexpr int kTile = 128;      // tokens, and weight rows
+constexpr int kTile = 128;        // tokens, and weight rows
 constexpr int kBlockBytes = 128;  // of K in a stage
 constexpr int kStages = 6;
 constexpr int kTileBytes = kTile * kBlockBytes;
 constexpr int kStageBytes = 2 * kTileBytes;
-constexpr int kScales = kStages * kStageBytes;              // [stages][128] f32
+constexpr int kScales = kStages * kStageBytes;  // [stages][128] f32
 constexpr int kBarriers = kScales + kStages * kTile * 4;
 constexpr int kSharedBytes = kBarriers + 2 * kStages * 8 + 1024;  // and room to align the ring
 constexpr int kThreads = 3 * 128;
@@ -34,9 +36,9 @@ struct GemmArgs {
   const uint8_t* weight_scale;  // e8m0 [groups*n/128, k/128]
   const float* x_scale;         // [parts, groups*k/128, padded tokens]
   int64_t padded_tokens;
-  float* out;                   // [tokens, groups*n]
+  float* out;  // [tokens, groups*n]
   int tokens, n, k, groups, parts;
-  int token_pairs, row_tiles;   // tiles in all: pairs of token tiles x (groups * n / 128)
+  int token_pairs, row_tiles;  // tiles in all: pairs of token tiles x (groups * n / 128)
 };
 
 struct Tile {
@@ -51,8 +53,8 @@ __device__ Tile tile_at(const GemmArgs& a, int index) {
 }
 
 template <bool BF16>
-__device__ void produce(const GemmArgs& a, const CUtensorMap* x_map, const CUtensorMap* w_map, uint32_t ring, uint32_t full, uint32_t empty,
-                        uint32_t rank, int cluster, int clusters) {
+__device__ void produce(const GemmArgs& a, const CUtensorMap* x_map, const CUtensorMap* w_map, uint32_t ring,
+                        uint32_t full, uint32_t empty, uint32_t rank, int cluster, int clusters) {
   constexpr int kBlock = BF16 ? 64 : 128;  // elements of K
   const int blocks = a.k / kBlock, tiles_per_group = (a.n + kTile - 1) / kTile;
   int item = 0;
@@ -60,7 +62,8 @@ __device__ void produce(const GemmArgs& a, const CUtensorMap* x_map, const CUten
     const Tile tile = tile_at(a, index);
     const int group = tile.row_tile / tiles_per_group;
     const int token = (tile.token_pair * 2 + static_cast<int>(rank)) * kTile;
-    const int row = group * a.n + tile.row_tile % tiles_per_group * kTile + static_cast<int>(rank) * (kTile / 2);
+    const int row =
+        group * a.n + tile.row_tile % tiles_per_group * kTile + static_cast<int>(rank) * (kTile / 2);
     for (int part = 0; part < a.parts; ++part) {
       for (int block = 0; block < blocks; ++block, ++item) {
         const int stage = item % kStages;
@@ -69,18 +72,20 @@ __device__ void produce(const GemmArgs& a, const CUtensorMap* x_map, const CUten
         ptx::barrier_expect(bar, kStageBytes + (BF16 ? 0 : kTile * 4));
         const int x_block = (part * a.groups + group) * blocks + block;
         ptx::tensor_load(at, x_map, x_block * kBlock, token, bar);
-        ptx::tensor_load_multicast(at + kTileBytes + rank * (kTileBytes / 2), w_map, block * kBlock, row, bar, 3);
+        ptx::tensor_load_multicast(at + kTileBytes + rank * (kTileBytes / 2), w_map, block * kBlock, row, bar,
+                                   3);
         if constexpr (!BF16) {
-          asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(ring + kScales + stage * kTile * 4),
-                       "l"(a.x_scale + x_block * a.padded_tokens + token), "r"(kTile * 4), "r"(bar)
-                       : "memory");
+          ptx::bulk_load(ring + kScales + stage * kTile * 4, a.x_scale + x_block * a.padded_tokens + token,
+                         kTile * 4, bar);
         }
       }
     }
   }
 }
 
-__device__ __forceinline__ float e8m0(uint32_t byte) { return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23); }
+__device__ __forceinline__ float e8m0(uint32_t byte) {
+  return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23);
+}
 
 // Both CTAs write into a stage's weights, so both must know that it is free.
 __device__ __forceinline__ void release(uint32_t empty_of_stage) {
@@ -92,12 +97,15 @@ template <bool BF16>
 struct Consumer {
   const unsigned char* memory;
   uint32_t ring, full, empty;
-  int item = 0;                 // stages multiplied so far
+  int item = 0;                  // stages multiplied so far
   int half = threadIdx.x / 128;  // of the tile's tokens
-  int row = half * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;  // this lane's first token in the tile; the other is 8 on
+  int row = half * 64 + threadIdx.x / 32 % 4 * 16 +
+            threadIdx.x % 32 / 4;  // this lane's first token in the tile; the other is 8 on
 
-  // Starts sum = (add ? sum : 0) + the next stage's products. For FP8 also reads the scales of the lane's two tokens.
-  __device__ __forceinline__ void start(float (&sum)[64], bool add, uint32_t weight_scale, float (&scale)[2]) {
+  // Starts sum = (add ? sum : 0) + the next stage's products. For FP8 also reads the scales of the lane's two
+  // tokens.
+  __device__ __forceinline__ void start(float (&sum)[64], bool add, uint32_t weight_scale,
+                                        float (&scale)[2]) {
     const int stage = item % kStages;
     ptx::barrier_wait(full + stage * 8, item / kStages & 1);
     ++item;
@@ -129,17 +137,22 @@ struct Consumer {
   }
 };
 
-__device__ __forceinline__ void add_scaled(const float (&sum)[64], const float (&scale)[2], float (&total)[64]) {
+__device__ __forceinline__ void add_scaled(const float (&sum)[64], const float (&scale)[2],
+                                           float (&total)[64]) {
 #pragma unroll
   for (int i = 0; i < 64; ++i) total[i] = fmaf(sum[i], scale[i / 2 % 2], total[i]);
 }
 
-// total += all stages of a tile, an even number. While one stage's sums are scaled and added, the next stage's products
-// run. No branches between a start and its finish: the compiler would wait for the products at each.
-__device__ __forceinline__ void accumulate_e4m3(Consumer<false>& c, int parts, int blocks, const uint8_t* weight_scale, float (&total)[64]) {
+// total += all stages of a tile, an even number. While one stage's sums are scaled and added, the next
+// stage's products run. No branches between a start and its finish: the compiler would wait for the products
+// at each.
+__device__ __forceinline__ void accumulate_e4m3(Consumer<false>& c, int parts, int blocks,
+                                                const uint8_t* weight_scale, float (&total)[64]) {
   float even[64], odd[64], even_scale[2], odd_scale[2];
   const int count = parts * blocks;
-  auto weight = [&](int i) { return static_cast<uint32_t>(__ldg(weight_scale + (i < blocks ? i : i - blocks))); };
+  auto weight = [&](int i) {
+    return static_cast<uint32_t>(__ldg(weight_scale + (i < blocks ? i : i - blocks)));
+  };
   for (int i = 0; i < count; i += 2) {
     c.start(even, false, weight(i), even_scale);
     c.start(odd, false, weight(i + 1), odd_scale);
@@ -162,7 +175,8 @@ __device__ __forceinline__ void accumulate_bf16(Consumer<true>& c, int blocks, f
 }
 
 // This lane's sums to memory: tokens `token` and `token` + 8, weight rows n0 + 8i + column and the one after.
-__device__ __forceinline__ void write_out(const GemmArgs& a, int token, int group, int n0, const float (&total)[64]) {
+__device__ __forceinline__ void write_out(const GemmArgs& a, int token, int group, int n0,
+                                          const float (&total)[64]) {
   const int64_t stride = int64_t{a.groups} * a.n;
   const int column = threadIdx.x % 4 * 2;
   const bool even = a.n % 2 == 0;
@@ -204,7 +218,8 @@ __device__ void consume(const GemmArgs& a, Consumer<BF16> c, uint32_t rank, int 
 
 template <bool BF16>
 __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
-    gemm_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map, const GemmArgs a) {
+    gemm_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
+                const GemmArgs a) {
   extern __shared__ unsigned char raw[];
   unsigned char* memory = raw + (1024 - ptx::shared_address(raw) % 1024) % 1024;
   const uint32_t ring = ptx::shared_address(memory), full = ring + kBarriers, empty = full + kStages * 8;
@@ -264,7 +279,8 @@ constexpr int kBlocksOfWarp = 4;   // of 128 values
 
 // values [tokens, parts, width], scales [parts, width/128, padded].
 __global__ void __launch_bounds__(kTokensOfBlock * 32)
-    quantise_kernel(const float* x, int tokens, int64_t width, int parts, int64_t padded, uint32_t* values, float* scales) {
+    quantise_kernel(const float* x, int tokens, int64_t width, int parts, int64_t padded, uint32_t* values,
+                    float* scales) {
   const int lane = threadIdx.x % 32;
   const int64_t token = int64_t{blockIdx.x} * kTokensOfBlock + threadIdx.x / 32, blocks = width / 128;
   if (token >= tokens) return;
@@ -272,7 +288,8 @@ __global__ void __launch_bounds__(kTokensOfBlock * 32)
   float4 in[kBlocksOfWarp];
 #pragma unroll
   for (int b = 0; b < kBlocksOfWarp; ++b)
-    if (first + b < blocks) in[b] = __ldcs(reinterpret_cast<const float4*>(x + token * width + (first + b) * 128) + lane);
+    if (first + b < blocks)
+      in[b] = __ldcs(reinterpret_cast<const float4*>(x + token * width + (first + b) * 128) + lane);
 #pragma unroll
   for (int b = 0; b < kBlocksOfWarp; ++b) {
     if (first + b >= blocks) continue;
@@ -303,8 +320,10 @@ EncodeTiled encoder() {
   static const EncodeTiled encode = [] {
     void* f = nullptr;
     cudaDriverEntryPointQueryResult found{};
-    cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
-    KVASIR_CHECK(error == cudaSuccess && f != nullptr, "the driver has no cuTensorMapEncodeTiled: {}", cudaGetErrorString(error));
+    cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
+    KVASIR_CHECK(error == cudaSuccess && f != nullptr, "the driver has no cuTensorMapEncodeTiled: {}",
+                 cudaGetErrorString(error));
     return reinterpret_cast<EncodeTiled>(f);
   }();
   return encode;
@@ -315,18 +334,22 @@ CUtensorMap map_of(const void* data, bool bf16, int64_t rows, int64_t cols, int 
   CUtensorMap map;
   const cuuint64_t size[2] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows)};
   const cuuint64_t stride[1] = {static_cast<cuuint64_t>(cols * (bf16 ? 2 : 1))};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(bf16 ? 64 : 128), static_cast<cuuint32_t>(box_rows)}, step[2] = {1, 1};
-  CUresult result = encoder()(&map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(data), size, stride,
-                              box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(bf16 ? 64 : 128), static_cast<cuuint32_t>(box_rows)},
+                   step[2] = {1, 1};
+  CUresult result = encoder()(&map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                              2, const_cast<void*>(data), size, stride, box, step,
+                              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   KVASIR_CHECK(result == CUDA_SUCCESS, "tensor map of [{}, {}]: {}", rows, cols, static_cast<int>(result));
   return map;
 }
 
 template <bool BF16>
 void launch(CudaContext& context, const GroupedProduct& p, const PreparedRows& x) {
-  static const cudaError_t once = cudaFuncSetAttribute(gemm_kernel<BF16>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-  KVASIR_CHECK(once == cudaSuccess, "shared memory of {} bytes: {}", int{kSharedBytes}, cudaGetErrorString(once));
+  static const cudaError_t once =
+      cudaFuncSetAttribute(gemm_kernel<BF16>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  KVASIR_CHECK(once == cudaSuccess, "shared memory of {} bytes: {}", int{kSharedBytes},
+               cudaGetErrorString(once));
   GemmArgs a{};
   a.weight_scale = p.w.scale;
   a.x_scale = x.scales;
@@ -350,9 +373,13 @@ void launch(CudaContext& context, const GroupedProduct& p, const PreparedRows& x
 bool prefill_takes(const GroupedProduct& p) {
   const bool fp8 = p.w.format == WeightFormat::kFp8Block128, bf16 = p.w.format == WeightFormat::kBf16;
   if (!fp8 && !bf16) return false;
-  if (p.tokens == 0 || p.n == 0 || p.k % (fp8 ? 256 : 64) != 0 || (p.groups > 1 && p.n % kTile != 0)) return false;
+  if (p.tokens == 0 || p.n == 0 || p.k % (fp8 ? 256 : 64) != 0 || (p.groups > 1 && p.n % kTile != 0))
+    return false;
   if (p.quantise || p.round || p.tokens > (int64_t{1} << 24) || p.w.rows > (int64_t{1} << 30)) return false;
-  return (reinterpret_cast<uintptr_t>(p.w.data) | reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.out)) % 16 == 0;
+  return (reinterpret_cast<uintptr_t>(p.w.data) | reinterpret_cast<uintptr_t>(p.x) |
+          reinterpret_cast<uintptr_t>(p.out)) %
+             16 ==
+         0;
 }
 
 PreparedRows prepare_rows(CudaContext& context, const GroupedProduct& p) {
@@ -363,8 +390,8 @@ PreparedRows prepare_rows(CudaContext& context, const GroupedProduct& p) {
   if (x.bf16) {
     x.values = context.scratch.take<__nv_bfloat16>(p.tokens * width);
     const int64_t count = p.tokens * width / 4;
-    to_bf16_kernel<<<static_cast<unsigned>((count + 255) / 256), 256, 0, context.stream>>>(reinterpret_cast<const float4*>(p.x), count,
-                                                                                         static_cast<uint2*>(x.values));
+    to_bf16_kernel<<<static_cast<unsigned>((count + 255) / 256), 256, 0, context.stream>>>(
+        reinterpret_cast<const float4*>(p.x), count, static_cast<uint2*>(x.values));
     return x;
   }
   x.parts = p.wide ? 2 : 1;
@@ -372,8 +399,9 @@ PreparedRows prepare_rows(CudaContext& context, const GroupedProduct& p) {
   x.scales = context.scratch.take<float>(width / 128 * x.parts * x.padded_tokens);
   const dim3 grid(static_cast<unsigned>((p.tokens + kTokensOfBlock - 1) / kTokensOfBlock),
                   static_cast<unsigned>((width / 128 + kBlocksOfWarp - 1) / kBlocksOfWarp));
-  quantise_kernel<<<grid, kTokensOfBlock * 32, 0, context.stream>>>(p.x, static_cast<int>(p.tokens), width, x.parts, x.padded_tokens,
-                                                                  static_cast<uint32_t*>(x.values), x.scales);
+  quantise_kernel<<<grid, kTokensOfBlock * 32, 0, context.stream>>>(
+      p.x, static_cast<int>(p.tokens), width, x.parts, x.padded_tokens, static_cast<uint32_t*>(x.values),
+      x.scales);
   return x;
 }
 

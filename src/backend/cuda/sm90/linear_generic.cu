@@ -1,7 +1,8 @@
 // Product of dequantised operands, f32; see linear_generic.h.
 //
-// A block computes kTileRows weight rows for BM tokens. K goes by in blocks of 128 (the activation's quantisation
-// block): the block's x is brought to shared memory (and through e4m3 when asked), then the weights in four parts of
+// A block computes kTileRows weight rows for BM tokens. K goes by in blocks of 128 (the activation's
+// quantisation block): the block's x is brought to shared memory (and through e4m3 when asked), then the
+// weights in four parts of
 // 32. Each output sums 128 products, then adds them to its total: 128 + K/128 roundings deep instead of K.
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
@@ -27,7 +28,9 @@ __device__ float e2m1_value(uint32_t nibble) {
   return (nibble & 8u) ? -v : v;
 }
 
-__device__ float e8m0_value(uint32_t byte) { return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23); }
+__device__ float e8m0_value(uint32_t byte) {
+  return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23);
+}
 
 // Element (row, k) of the weight, dequantised exactly.
 __device__ float weight_value(const WeightMatrix& w, int64_t row, int64_t k) {
@@ -36,9 +39,11 @@ __device__ float weight_value(const WeightMatrix& w, int64_t row, int64_t k) {
     case WeightFormat::kF32:
       return reinterpret_cast<const float*>(data)[row * w.cols + k];
     case WeightFormat::kBf16:
-      return __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(data)[row * w.cols + k]) << 16);
+      return __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(data)[row * w.cols + k])
+                             << 16);
     case WeightFormat::kFp8Block128:
-      return e4m3_value(data[row * w.cols + k]) * e8m0_value(w.scale[row / 128 * ((w.cols + 127) / 128) + k / 128]);
+      return e4m3_value(data[row * w.cols + k]) *
+             e8m0_value(w.scale[row / 128 * ((w.cols + 127) / 128) + k / 128]);
     case WeightFormat::kFp4Group32: {
       uint32_t pair = data[row * (w.cols / 2) + k / 2];
       return e2m1_value((k & 1) ? pair >> 4 : pair & 15u) * e8m0_value(w.scale[row * (w.cols / 32) + k / 32]);
@@ -124,7 +129,8 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(GroupedProduct p) {
     for (int j = 0; j < TN; ++j) {
       if (n0 + row + j >= p.n) continue;
       float y = total[i][j];
-      p.out[(t * p.groups + group) * p.n + n0 + row + j] = p.round ? __bfloat162float(__float2bfloat16_rn(y)) : y;
+      p.out[(t * p.groups + group) * p.n + n0 + row + j] =
+          p.round ? __bfloat162float(__float2bfloat16_rn(y)) : y;
     }
   }
 }
@@ -134,8 +140,8 @@ __global__ void __launch_bounds__(kThreads) generic_kernel(GroupedProduct p) {
 void product_generic(CudaContext& context, const GroupedProduct& p) {
   if (p.tokens == 0 || p.n == 0) return;
   auto grid = [&](int64_t bm) {
-    return dim3(static_cast<unsigned>((p.n + kTileRows - 1) / kTileRows), static_cast<unsigned>((p.tokens + bm - 1) / bm),
-                static_cast<unsigned>(p.groups));
+    return dim3(static_cast<unsigned>((p.n + kTileRows - 1) / kTileRows),
+                static_cast<unsigned>((p.tokens + bm - 1) / bm), static_cast<unsigned>(p.groups));
   };
   if (p.tokens <= 8) {
     generic_kernel<8, 1, 4><<<grid(8), kThreads, 0, context.stream>>>(p);

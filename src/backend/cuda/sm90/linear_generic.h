@@ -7,15 +7,16 @@
 
 namespace kvasir::cuda {
 
-// y = x * W^T for `groups` products side by side: group g takes rows [g*n, (g+1)*n) of W and columns g of x and out.
+// y = x * W^T for `groups` products side by side: group g takes rows [g*n, (g+1)*n) of W and columns g of x
+// and out.
 struct GroupedProduct {
-  WeightMatrix w;              // [groups*n, k]
-  const float* x = nullptr;    // [tokens, groups, k]
-  float* out = nullptr;        // [tokens, groups, n]
+  WeightMatrix w;            // [groups*n, k]
+  const float* x = nullptr;  // [tokens, groups, k]
+  float* out = nullptr;      // [tokens, groups, n]
   int64_t tokens = 0, groups = 1, n = 0, k = 0;
-  bool quantise = false;       // x through e4m3 per 128 first (spec A.2)
-  bool round = false;          // result to bf16
-  bool wide = false;           // kFast: x keeps at least the bits of bf16 (kinds kBf16 and kFloat)
+  bool quantise = false;  // x through e4m3 per 128 first (spec A.2)
+  bool round = false;     // result to bf16
+  bool wide = false;      // kFast: x keeps at least the bits of bf16 (kinds kBf16 and kFloat)
 };
 
 void product_generic(CudaContext& context, const GroupedProduct& p);
