@@ -141,8 +141,6 @@ void variants(Bench& b, Report& report) {
           continue;
         line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {.split = split}));
       }
-      for (int ahead : {0, 32, 128, 256})
-        line(report, format("ahead %d KB", ahead).c_str(), s, m, stream_us(b, s, m, {.ahead = ahead << 10}));
       line(report, "no dependent", s, m, stream_us(b, s, m, {.dependent = false}));
     }
   }

@@ -4,6 +4,7 @@
 #include <vector>
 #include "backend/cuda/linear.h"
 
+#include "backend/cuda/sm90/gemm_library.h"
 #include "backend/cuda/sm90/gemm_prefill.h"
 #include "backend/cuda/sm90/linear_generic.h"
 #include "backend/cuda/sm90/linear_stream.h"
@@ -77,7 +78,7 @@ void multiply(CudaContext& context, std::span<const GroupedProduct> products) {
       product_stream(context, {&p, 1});
     } else if (prefill_takes(p)) {
       if (!rows || !same_preparation(*rows_of, p)) rows = prepare_rows(context, p), rows_of = &p;
-      product_prefill(context, p, *rows);
+      if (!product_library(context, p, *rows)) product_prefill(context, p, *rows);
     } else {
       product_generic(context, p);
     }

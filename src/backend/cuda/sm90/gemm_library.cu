@@ -26,7 +26,7 @@ struct Product {
 struct Library {
   std::mutex mutex;
   cublasLtHandle_t handle = nullptr;
-  std::map<std::tuple<int64_t, int64_t, int64_t, bool>, Product> products;  // by tokens, n, k, bf16
+  std::map<std::tuple<int64_t, int64_t, int64_t>, Product> products;  // by tokens, n, k
 };
 
 Library& library() {
@@ -36,31 +36,28 @@ Library& library() {
 }
 
 // Every call here only fills host structures; one that fails leaves `found` false.
-Product describe(cublasLtHandle_t handle, int64_t tokens, int64_t n, int64_t k, bool bf16) {
+Product describe(cublasLtHandle_t handle, int64_t tokens, int64_t n, int64_t k) {
   Product p;
   const cublasOperation_t transposed = CUBLAS_OP_T;
-  const cublasLtMatmulMatrixScale_t blocks = CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F,
-                                    vectors = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
-  const cudaDataType_t type = bf16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
+  const cudaDataType_t type = CUDA_R_16BF;
   const uint64_t workspace = kWorkspace;
   cublasLtMatmulPreference_t preference = nullptr;
   auto ok = [](cublasStatus_t s) { return s == CUBLAS_STATUS_SUCCESS; };
   bool good = ok(cublasLtMatmulDescCreate(&p.description, CUBLAS_COMPUTE_32F, CUDA_R_32F)) &&
               ok(cublasLtMatmulDescSetAttribute(p.description, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                                 sizeof transposed));
-  if (!bf16) {
-    good = good &&
-           ok(cublasLtMatmulDescSetAttribute(p.description, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &blocks,
-                                             sizeof blocks)) &&
-           ok(cublasLtMatmulDescSetAttribute(p.description, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &vectors,
-                                             sizeof vectors));
-  }
   good = good && ok(cublasLtMatrixLayoutCreate(&p.weights, type, k, n, k)) &&
          ok(cublasLtMatrixLayoutCreate(&p.rows, type, k, tokens, k)) &&
          ok(cublasLtMatrixLayoutCreate(&p.out, CUDA_R_32F, n, tokens, n)) &&
          ok(cublasLtMatmulPreferenceCreate(&preference)) &&
          ok(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                  &workspace, sizeof workspace));
+  const uint32_t alignment = 16;
+  for (auto attribute :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+    good =
+        good && ok(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof alignment));
   if (!good) return p;
   cublasLtMatmulHeuristicResult_t result;
   int count = 0;
@@ -72,44 +69,22 @@ Product describe(cublasLtHandle_t handle, int64_t tokens, int64_t n, int64_t k, 
   return p;
 }
 
-// e8m0 to f32, [n/128, k/128] to rows of `stride`.
-__global__ void widen_scales(const uint8_t* from, float* to, int rows, int columns, int stride) {
-  const int i = blockIdx.x * 256 + threadIdx.x;
-  if (i >= rows * columns) return;
-  const uint32_t byte = from[i];
-  to[i / columns * stride + i % columns] =
-      byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23);
-}
-
 }  // namespace
 
 bool product_library(CudaContext& context, const GroupedProduct& p, const PreparedRows& x) {
-  // Whole tiles of tokens: only then are the scales as prepared those the library wants. `deterministic`
-  // promises bits that depend on no other row; the library promises nothing of the kind.
-  if (p.groups != 1 || x.parts != 1 || p.tokens % 256 != 0 || p.n % 128 != 0 || context.deterministic)
+  // `deterministic` promises bits that depend on no other row; the library promises nothing of the kind.
+  // Whole tiles only: every other number of tokens would be a shape of its own to look up.
+  if (!x.bf16 || p.groups != 1 || p.tokens % 256 != 0 || p.n % 128 != 0 || context.deterministic)
     return false;
   Library& l = library();
   std::lock_guard lock(l.mutex);
-  const auto key = std::make_tuple(p.tokens, p.n, p.k, x.bf16);
+  const auto key = std::make_tuple(p.tokens, p.n, p.k);
   auto it = l.products.find(key);
-  if (it == l.products.end())
-    it = l.products.emplace(key, describe(l.handle, p.tokens, p.n, p.k, x.bf16)).first;
+  if (it == l.products.end()) it = l.products.emplace(key, describe(l.handle, p.tokens, p.n, p.k)).first;
   Product& product = it->second;
   if (!product.found) return false;
 
   Scratch::Scope scope(context.scratch);
-  if (!x.bf16) {
-    const int rows = static_cast<int>(p.n / 128), columns = static_cast<int>(p.k / 128),
-              stride = (columns + 3) / 4 * 4;
-    float* weight_scales = context.scratch.take<float>(int64_t{rows} * stride);
-    widen_scales<<<(rows * columns + 255) / 256, 256, 0, context.stream>>>(p.w.scale, weight_scales, rows,
-                                                                           columns, stride);
-    const float* row_scales = x.scales;
-    cublasLtMatmulDescSetAttribute(product.description, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &weight_scales,
-                                   sizeof weight_scales);
-    cublasLtMatmulDescSetAttribute(product.description, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &row_scales,
-                                   sizeof row_scales);
-  }
   const float one = 1.f, zero = 0.f;
   void* workspace = context.scratch.take<std::byte>(kWorkspace);
   cublasStatus_t status = cublasLtMatmul(

@@ -1,5 +1,5 @@
-// Products with many rows by cuBLASLt, where it has one and is faster than the kernel of gemm_prefill.h
-// (docs/gpu-notes/linear.md): FP8 with the scales of 1x128 and 128x128 blocks, and bf16.
+// Products with many rows by cuBLASLt, for bf16 weights, where it is faster than the kernel of gemm_prefill.h
+// (docs/gpu-notes/linear.md).
 #pragma once
 
 #include "backend/cuda/sm90/gemm_prefill.h"

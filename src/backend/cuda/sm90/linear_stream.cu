@@ -114,7 +114,6 @@ __device__ void stream(const Plan& plan, const Part& part, unsigned char* memory
 #pragma unroll 1
   for (int i = 0; i < L::kStages - 1; ++i) copier.copy(ring + i * kStageBytes);
   if (!BF16) load_scales<KC>(plan, part, scales);
-  prefetch(plan, part, row_bytes<BF16>(plan), part.begin + L::kStages - 1);
   ptx::wait_for_dependencies();
   Operands<NT, KC> op;
   load_operands<BF16>(plan, part, op);
@@ -214,12 +213,12 @@ int clusters_for(int sm_count, int split) {
 
 // How many CTAs share the K of rows of `bytes`, of which there are `tiles` times 16: as few as keep a slice
 // within a number of KB. Measured (docs/gpu-notes/linear.md): slices of 4 KB need the fewest sums for their
-// bytes but leave no room for the next kernel's CTAs; slices of 1 KB are lean; two formats in one call share
-// a middle way.
+// bytes but leave no room for the next kernel's CTAs; slices of 1 KB are lean. Depends
+// on shapes alone.
 int split_for(int sm_count, int64_t bytes, int64_t tiles, bool mixed, bool wide_slices) {
-  int most = 1;
-  if (mixed || bytes < 2048 || (bytes <= 4096 && tiles < 320)) most = 2;
-  if (!mixed && bytes > 4096 && tiles >= 3 * clusters_for(sm_count, 2) - 6 && wide_slices) most = 4;
+  int most = bytes < 2048 || bytes > 8192 || (bytes <= 4096 && tiles < 320) ? 2 : 1;
+  if (bytes > 4096 && bytes <= 8192 && (mixed || tiles >= 3 * clusters_for(sm_count, 2) - 6)) most = 4;
+  if (!wide_slices) most = std::min(most, 2);
   int split = 1;
   while (split < 8 && chunks_for(bytes, split) > most) split *= 2;
   while (split < 8 && tiles < clusters_for(sm_count, split) / 2 && bytes / split >= 1024) split *= 2;
@@ -280,7 +279,6 @@ Plan make_plan(int sm_count, std::span<const GroupedProduct> products, const Str
     widest = std::max(widest, row_bytes(p));
     bytes[p.w.format == WeightFormat::kBf16] += p.w.rows * row_bytes(p);
   }
-  plan.ahead = tuning.ahead;
   plan.split = tuning.split > 0
                    ? tuning.split
                    : split_for(sm_count, widest, (bytes[0] + bytes[1]) / (kTileRows * widest),

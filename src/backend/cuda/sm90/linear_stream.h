@@ -18,10 +18,8 @@ constexpr int kStreamSegments = 16;
 
 // How a call is laid out on the device. 0: the kernel's own choice, made from the shape alone.
 struct StreamTuning {
-  int split = 0;         // CTAs (one cluster) that share the K of a tile: 1, 2, 4 or 8
-  int ahead = 64 << 10;  // bytes a CTA asks into L2, behind its ring, before it waits for x
-  bool any_rows =
-      false;  // a row's bits are the same in calls of any number of rows up to kStreamRows, not only up to 8
+  int split = 0;          // CTAs (one cluster) that share the K of a tile: 1, 2, 4 or 8
+  bool any_rows = false;  // a row's bits are the same for any number of rows up to kStreamRows, not only 8
   bool dependent = true;  // start while the kernel before still runs (programmatic dependent launch)
 };
 

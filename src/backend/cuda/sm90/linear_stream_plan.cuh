@@ -41,7 +41,6 @@ struct Plan {
   int tokens;
   int k;
   int split;
-  int ahead;  // bytes a CTA asks into L2
 };
 
 // A CTA's place in the plan.

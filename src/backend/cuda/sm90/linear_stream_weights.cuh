@@ -83,22 +83,6 @@ class WeightCopier {
   const uint8_t *top_ = nullptr, *bottom_ = nullptr;
 };
 
-// Asks for the CTA's tiles from `first` on to be brought to L2, as many as plan.ahead says: the memory works
-// on while the kernel in front ends and x is fetched. A line of 128 bytes a thread and turn.
-__device__ inline void prefetch(const Plan& plan, const Part& part, uint32_t bytes_of_row, int first) {
-  const int lines = part.slice_bytes / 128, lines_of_tile = kTileRows * lines;
-  if (lines == 0) return;
-  const int tiles = min(part.end - first, plan.ahead / (lines_of_tile * 128));
-  for (int i = threadIdx.x; i < tiles * lines_of_tile; i += kThreads) {
-    const int tile = first + i / lines_of_tile, in_tile = i % lines_of_tile;
-    const Segment& s = segment_of(plan, part.job, tile);
-    const int row = min((tile - s.first_tile) * kTileRows + in_tile / lines, s.rows - 1);
-    const uint8_t* line =
-        s.data + int64_t{s.first_row + row} * bytes_of_row + part.slice_begin + in_tile % lines * 128;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
-  }
-}
-
 // The scales of all the CTA's FP8 tiles, as bf16 (which has 2^-127 too), [tiles][warps][KC].
 template <int KC>
 __device__ void load_scales(const Plan& plan, const Part& part, uint16_t* scales) {
