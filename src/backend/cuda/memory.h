@@ -24,6 +24,7 @@ class CudaMemory final : public Memory {
   void write(void* to, const void* from, int64_t bytes) override;
   void read(void* to, const void* from, int64_t bytes) override;
   void copy(void* to, const void* from, int64_t bytes) override;
+  void draw(const RandomDraw& draw) override;
   bool on_host() const override { return false; }
   Result<int64_t> available() override;
 
