@@ -1,14 +1,15 @@
-// Weights streamed once through a ring in shared memory; see linear_stream.h.
+// Weights streamed once from memory to registers; see linear_stream.h.
 //
-//   CTA: 8 consumer warps and a producer warp.     cluster: `split` CTAs, each a slice of K
-//   ring stage: 16 weight rows x 1 KB of K, row by row with bulk copies, rows 1088 bytes apart (no bank conflicts)
+//   CTA: 8 warps, each owns 128 bytes of every KB of K     cluster: `split` CTAs, each a slice of K
+//   tile: 16 weight rows     step: 4 pieces of 16 rows x 128 bytes a warp, all in flight while the four before are used
 //
-// The producer starts before the kernel in front has ended (weights depend on nobody) and keeps the ring full. Each
-// consumer warp owns 128 bytes of every KB of K; its part of x stays in registers, in the layout of the tensor core's
-// second operand, for the whole kernel. Per tile of 16 weight rows: every warp multiplies, the warps' sums are added in
-// order through shared memory, then, batch by batch, the CTAs' sums of a cluster through distributed shared memory.
-// K is dealt to lanes so that one 16-byte load of a weight row feeds whole products: any order of K is right as long as
-// both operands use the same.
+// The first step's weights are asked for before the kernel in front has ended (they depend on nobody). A warp's part of x
+// stays in registers, in the layout of the tensor core's second operand, for the whole kernel. After each step the warps'
+// sums are added in order through shared memory; batch by batch the CTAs' sums of a cluster through distributed shared
+// memory. K is dealt to lanes so that one 16-byte load of a weight row feeds whole products: any order of K is right as
+// long as both operands use the same.
+//
+// A ring in shared memory filled by row-wise bulk copies was slower (docs/gpu-notes/linear.md).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -21,13 +22,11 @@ namespace kvasir::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kConsumers = kWarps * 32;
-constexpr int kThreads = kConsumers + 32;
+constexpr int kThreads = kWarps * 32;
 constexpr int kTileRows = 16;
-constexpr int kChunk = 1024;             // bytes of a weight row in a stage
-constexpr int kRowStride = kChunk + 64;  // in shared memory
-constexpr int kStageBytes = kTileRows * kRowStride;
-constexpr int kBatchBytes = 8192;        // of a CTA's sums between two exchanges in the cluster
+constexpr int kChunk = 1024;       // bytes of a weight row that the CTA's warps cover side by side
+constexpr int kPieces = 4;         // of a step
+constexpr int kBatchBytes = 8192;  // of a CTA's sums between two exchanges in the cluster
 
 struct Segment {
   const uint8_t* data;
@@ -55,22 +54,21 @@ struct Plan {
   int tokens;
   int k;
   int split;
-  int prefetch;
+  int ahead;
 };
 
-// Where things lie in dynamic shared memory, for NT tiles of 8 tokens.
-template <int NT>
+// Where things lie in dynamic shared memory, for NT tiles of 8 tokens and KC KB of K.
+template <int NT, int KC>
 struct Layout {
-  static constexpr int kStages = NT == 1 ? 5 : NT == 2 ? 4 : 8;
-  static constexpr int kSumStride = 8 * NT + 2;                  // floats between rows of sums: no bank conflicts
-  static constexpr int kTileSums = kTileRows * kSumStride;       // floats
-  static constexpr int kBuffers = NT <= 2 ? 2 : 1;               // of warp sums
-  static constexpr int kBatchTiles = kBatchBytes / (kTileRows * 8 * NT * 4);
-  static constexpr int kRing = 0;
-  static constexpr int kWarpSums = kRing + kStages * kStageBytes;
-  static constexpr int kCtaSums = kWarpSums + kBuffers * kWarps * kTileSums * 4;
+  static constexpr int kStepTiles = kPieces / KC;
+  static constexpr int kSumStride = 8 * NT + 2;                 // floats between rows of sums: no bank conflicts
+  static constexpr int kTileSums = kTileRows * kSumStride;      // floats
+  static constexpr int kWarpSumsBytes = kStepTiles * kTileSums * 4;
+  static constexpr int kBatchTiles = std::max(kStepTiles, kBatchBytes / (kTileRows * 8 * NT * 4));
+  static constexpr int kWarpSums = 0;                           // [2][warps][step tiles]
+  static constexpr int kCtaSums = 2 * kWarps * kWarpSumsBytes;  // [batch tiles]
   static constexpr int kBarriers = kCtaSums + kBatchTiles * kTileSums * 4;
-  static constexpr int kBytes = kBarriers + (2 * kStages + 2) * 8;
+  static constexpr int kBytes = kBarriers + 2 * 8;
 };
 
 __device__ __forceinline__ float e8m0(uint32_t byte) { return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23); }
@@ -90,7 +88,6 @@ struct Part {
   int begin, end;          // tiles
   uint32_t slice_begin;    // bytes within a weight row
   uint32_t slice_bytes;
-  uint32_t chunks;
 };
 
 template <bool BF16>
@@ -98,11 +95,11 @@ __device__ __forceinline__ uint32_t row_bytes(const Plan& plan) { return BF16 ? 
 
 template <bool BF16>
 __device__ __forceinline__ Part part_of(const Plan& plan, const Job& job, int cluster, uint32_t rank) {
-  const uint32_t row = row_bytes<BF16>(plan), slice = (row / 64 + plan.split - 1) / plan.split * 64;
+  const uint32_t row = row_bytes<BF16>(plan), slice = (row / 128 + plan.split - 1) / plan.split * 128;
   const uint32_t begin = min(row, rank * slice), end = min(row, begin + slice);
   const int c = cluster - job.first_cluster;
   return {job, static_cast<int>(int64_t{job.tiles} * c / job.clusters), static_cast<int>(int64_t{job.tiles} * (c + 1) / job.clusters),
-          begin, end - begin, (end - begin + kChunk - 1) / kChunk};
+          begin, end - begin};
 }
 
 __device__ __forceinline__ const Segment& segment_of(const Plan& plan, const Job& job, int tile) {
@@ -111,84 +108,48 @@ __device__ __forceinline__ const Segment& segment_of(const Plan& plan, const Job
   return plan.segments[s];
 }
 
-// --- the producer warp ---
-
-// Lanes 0..15 each copy one row of a stage. Rows past the end of the weight repeat its last row; nobody reads their sums.
-template <bool BF16, int STAGES>
-__device__ void produce(const Plan& plan, const Part& part, uint32_t ring, uint32_t full, uint32_t empty) {
-  const int lane = threadIdx.x % 32;
-  const uint64_t policy = ptx::evict_first_policy();
-  const uint32_t bytes_of_row = row_bytes<BF16>(plan);
-  int item = 0;
-  auto address = [&](int tile, uint32_t chunk) {
-    const Segment& s = segment_of(plan, part.job, tile);
-    const int row = min((tile - s.first_tile) * kTileRows + lane, s.rows - 1);
-    return s.data + int64_t{s.first_row + row} * bytes_of_row + part.slice_begin + chunk * kChunk;
-  };
-  const int items = (part.end - part.begin) * static_cast<int>(part.chunks);
-  for (int tile = part.begin; tile < part.end; ++tile) {
-    for (uint32_t chunk = 0; chunk < part.chunks; ++chunk, ++item) {
-      const int stage = item % STAGES;
-      if (item == STAGES && plan.prefetch > 0 && lane < kTileRows) {
-        // The ring is full: what comes next may wait in L2 already.
-        for (int ahead = item; ahead < min(items, item + plan.prefetch); ++ahead) {
-          const uint32_t c = ahead % part.chunks;
-          ptx::bulk_prefetch(address(part.begin + ahead / part.chunks, c), min(part.slice_bytes - c * kChunk, uint32_t{kChunk}));
-        }
-      }
-      if (item >= STAGES) ptx::barrier_wait(empty + stage * 8, (item / STAGES - 1) & 1);
-      const uint32_t bytes = min(part.slice_bytes - chunk * kChunk, uint32_t{kChunk});
-      if (lane == 0) ptx::barrier_expect(full + stage * 8, bytes * kTileRows);
-      __syncwarp();
-      if (lane < kTileRows)
-        ptx::bulk_load(ring + stage * kStageBytes + lane * kRowStride, address(tile, chunk), bytes, full + stage * 8, policy);
-    }
-  }
-}
-
-// --- the consumer warps ---
-
-// A warp's part of x as tensor core operands: per 64 bytes of a weight row 8 registers for each 8 tokens, and for FP8
-// the scales of the two tokens whose sums a lane holds.
+// A warp's part of x as tensor core operands: for each KB of the slice its 128 bytes of a weight row, for each 8 tokens;
+// and for FP8 the scales of the two tokens whose sums a lane holds.
 template <int NT, int KC>
 struct Operands {
-  uint32_t b[KC * 2][NT][8];
-  float scale[KC * 2][NT][2];
+  uint32_t b[KC][NT][16];
+  float scale[KC][NT][2];
 };
 
-// 64 FP8 weights meet 64 values of x: lane (g, t) holds those at 16t..16t+15 of token g.
-__device__ __forceinline__ void operand_f16(const float* x, bool valid, uint32_t (&b)[8], float (&scale)[2]) {
-  float v[16];
+// 128 FP8 weights meet 128 values of x: lane (g, t) holds those at 16t..16t+15 of both halves of token g's. `x` is the
+// lane's first.
+__device__ __forceinline__ void operand_f16(const float* x, bool valid, uint32_t (&b)[16], float (&scale)[2]) {
+  float4 q[8];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    float4 q = valid ? __ldcg(reinterpret_cast<const float4*>(x) + i) : float4{};
-    v[4 * i] = q.x, v[4 * i + 1] = q.y, v[4 * i + 2] = q.z, v[4 * i + 3] = q.w;
-  }
+  for (int i = 0; i < 8; ++i) q[i] = valid ? __ldcg(reinterpret_cast<const float4*>(x + i / 4 * 64) + i % 4) : float4{};
   float amax = 0x1p-100f;
 #pragma unroll
-  for (float value : v) amax = fmaxf(amax, fabsf(value));
+  for (float4& v : q) amax = fmaxf(fmaxf(fmaxf(amax, fabsf(v.x)), fmaxf(fabsf(v.y), fabsf(v.z))), fabsf(v.w));
   amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, 1));
   amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, 2));
   const uint32_t exponent = __float_as_uint(amax) >> 23;
   const float down = __uint_as_float((268 - exponent) << 23);  // the largest value comes to lie in [2^14, 2^15)
   const float up = __uint_as_float((exponent - 14) << 23);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) b[i] = pack_f16(v[2 * i] * down, v[2 * i + 1] * down);
+  for (int i = 0; i < 8; ++i) {
+    b[2 * i] = pack_f16(q[i].x * down, q[i].y * down);
+    b[2 * i + 1] = pack_f16(q[i].z * down, q[i].w * down);
+  }
   const int token = threadIdx.x % 4 * 2;  // of the two sums; token n's scale is in lanes 4n..4n+3
   scale[0] = __shfl_sync(~0u, up, token * 4);
   scale[1] = __shfl_sync(~0u, up, token * 4 + 4);
 }
 
-// 32 bf16 weights meet 32 values of x, each the sum of two bf16: lane (g, t) holds those at 8t..8t+7 of token g.
-__device__ __forceinline__ void operand_bf16(const float* x, bool valid, uint32_t (&b)[8]) {
+// 64 bf16 weights meet 64 values of x, each the sum of two bf16: lane (g, t) holds those at 8t..8t+7 of both halves.
+__device__ __forceinline__ void operand_bf16(const float* x, bool valid, uint32_t (&b)[16]) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    float4 q = valid ? __ldcg(reinterpret_cast<const float4*>(x) + i) : float4{};
-    b[2 * i] = pack_bf16(q.x, q.y);
-    b[2 * i + 1] = pack_bf16(q.z, q.w);
+  for (int i = 0; i < 4; ++i) {
+    const float4 q = valid ? __ldcg(reinterpret_cast<const float4*>(x + i / 2 * 32) + i % 2) : float4{};
     auto low = [](float value) { return value - __bfloat162float(__float2bfloat16_rn(value)); };
-    b[4 + 2 * i] = pack_bf16(low(q.x), low(q.y));
-    b[4 + 2 * i + 1] = pack_bf16(low(q.z), low(q.w));
+    b[4 * i] = pack_bf16(q.x, q.y);
+    b[4 * i + 1] = pack_bf16(q.z, q.w);
+    b[4 * i + 2] = pack_bf16(low(q.x), low(q.y));
+    b[4 * i + 3] = pack_bf16(low(q.z), low(q.w));
   }
 }
 
@@ -196,217 +157,255 @@ template <bool BF16, int NT, int KC>
 __device__ __forceinline__ void load_operands(const Plan& plan, const Part& part, Operands<NT, KC>& op) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
-  for (int j = 0; j < KC * 2; ++j) {
-    const uint32_t at = j / 2 * kChunk + warp * 128 + j % 2 * 64;
+  for (int chunk = 0; chunk < KC; ++chunk) {
+    const uint32_t at = chunk * kChunk + warp * 128;
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt) {
       const int token = nt * 8 + lane / 4;
       const bool valid = token < plan.tokens && at < part.slice_bytes;
-      const uint32_t k = (part.slice_begin + at) / (BF16 ? 2 : 1) + lane % 4 * (BF16 ? 8 : 16);
-      const float* x = part.job.x + token * part.job.x_stride + k;
+      const float* x = part.job.x + token * part.job.x_stride + (part.slice_begin + at) / (BF16 ? 2 : 1) + lane % 4 * (BF16 ? 8 : 16);
       if constexpr (BF16) {
-        operand_bf16(x, valid, op.b[j][nt]);
+        operand_bf16(x, valid, op.b[chunk][nt]);
       } else {
-        operand_f16(x, valid, op.b[j][nt], op.scale[j][nt]);
+        operand_f16(x, valid, op.b[chunk][nt], op.scale[chunk][nt]);
       }
     }
   }
 }
 
-__device__ __forceinline__ uint4 load_shared(uint32_t address) {
+// --- weights ---
+
+// 16 rows x 128 bytes of a warp: this lane's 16 bytes of rows g and g+8, in both halves; and the scale's e8m0 byte.
+struct Piece {
+  uint4 top[2], bottom[2];
+  uint32_t scale;
+};
+
+__device__ __forceinline__ uint4 load_streaming(const uint8_t* p) {
   uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
   return v;
 }
 
-// acc += 16 weight rows x 64 bytes, at `row` (this lane's 16 bytes of row g) and 8 rows below.
-template <bool BF16, int NT>
-__device__ __forceinline__ void multiply(uint32_t row, float weight_scale, const uint32_t (&b)[NT][8], const float (&scale)[NT][2],
-                                         float (&acc)[NT][4]) {
-  const uint4 top4 = load_shared(row), bottom4 = load_shared(row + 8 * kRowStride);
-  const uint32_t top[4] = {top4.x, top4.y, top4.z, top4.w}, bottom[4] = {bottom4.x, bottom4.y, bottom4.z, bottom4.w};
-  if constexpr (BF16) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int nt = 0; nt < NT; ++nt) {
-        ptx::mma_bf16(acc[nt], top[2 * i], bottom[2 * i], top[2 * i + 1], bottom[2 * i + 1], b[nt][2 * i], b[nt][2 * i + 1]);
-        ptx::mma_bf16(acc[nt], top[2 * i], bottom[2 * i], top[2 * i + 1], bottom[2 * i + 1], b[nt][4 + 2 * i], b[nt][5 + 2 * i]);
-      }
-  } else {
-    float sum[NT][4] = {};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t a0, a1, a2, a3;
-      ptx::e4m3x4_to_f16(top[i], a0, a2);
-      ptx::e4m3x4_to_f16(bottom[i], a1, a3);
-#pragma unroll
-      for (int nt = 0; nt < NT; ++nt) ptx::mma_f16(sum[nt], a0, a1, a2, a3, b[nt][2 * i], b[nt][2 * i + 1]);
-    }
-#pragma unroll
-    for (int nt = 0; nt < NT; ++nt)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) acc[nt][i] = fmaf(sum[nt][i], weight_scale * scale[nt][i % 2], acc[nt][i]);
+// Walks the tiles of a job upwards.
+template <bool BF16>
+class WeightCursor {
+ public:
+  __device__ WeightCursor(const Plan& plan, const Part& part) : plan_(plan), part_(part), row_bytes_(row_bytes<BF16>(plan)) {
+    enter(part.job.first_segment);
   }
-}
+  // The piece of this warp in KB `chunk` of the slice, of tile `tile`; never a smaller tile than before.
+  __device__ __forceinline__ void load(int tile, int chunk, Piece& piece) {
+    reach(tile);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t at = chunk * kChunk + warp * 128, in_row = part_.slice_begin + at;
+    // Rows past the end repeat the last one; nobody reads their sums.
+    const int row = (tile - first_tile_) * kTileRows, top = min(row + lane / 4, rows_ - 1), bottom = min(row + lane / 4 + 8, rows_ - 1);
+    if (at >= part_.slice_bytes) return;
+    const uint8_t* p = data_ + in_row + lane % 4 * 16;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      piece.top[half] = load_streaming(p + int64_t{top} * row_bytes_ + half * 64);
+      piece.bottom[half] = load_streaming(p + int64_t{bottom} * row_bytes_ + half * 64);
+    }
+    if constexpr (!BF16) piece.scale = __ldg(scale_ + (first_row_ + row) / 128 * scale_stride() + in_row / 128);
+  }
 
-// The e8m0 bytes of this warp's two 64-byte granules (same 128-block: a warp's 128 bytes may straddle two blocks when a
-// slice starts in the middle of one) for each chunk of a tile.
-template <int KC>
-struct TileScales {
-  uint8_t byte[KC * 2];
+  // Asks for the same bytes to be brought to L2: lanes 0..15 one line each.
+  __device__ __forceinline__ void prefetch(int tile, int chunk) {
+    reach(tile);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t at = chunk * kChunk + warp * 128;
+    const int row = min((tile - first_tile_) * kTileRows + lane, rows_ - 1);
+    if (at < part_.slice_bytes && lane < kTileRows)
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(data_ + int64_t{row} * row_bytes_ + part_.slice_begin + at));
+  }
+
+ private:
+  __device__ void reach(int tile) {
+    while (tile >= last_tile_) enter(segment_ + 1);
+  }
+  __device__ int scale_stride() const { return plan_.k / 128; }
+  __device__ void enter(int segment) {
+    segment_ = segment;
+    const Segment& s = plan_.segments[segment];
+    first_tile_ = s.first_tile;
+    last_tile_ = first_tile_ + (s.rows + kTileRows - 1) / kTileRows;
+    rows_ = s.rows;
+    first_row_ = s.first_row;
+    data_ = s.data + int64_t{s.first_row} * row_bytes_;
+    scale_ = s.scale;
+  }
+
+  const Plan& plan_;
+  const Part& part_;
+  uint32_t row_bytes_;
+  int segment_, first_tile_, last_tile_, rows_, first_row_;
+  const uint8_t *data_, *scale_;
 };
 
-template <int KC>
-__device__ __forceinline__ TileScales<KC> load_scales(const Plan& plan, const Part& part, int tile) {
-  TileScales<KC> s;
-  const Segment& segment = segment_of(plan, part.job, tile);
-  const int row = segment.first_row + (tile - segment.first_tile) * kTileRows;
-  const uint8_t* scale = segment.scale + int64_t{row / 128} * ((plan.k + 127) / 128);
-  const int warp = threadIdx.x / 32;
+// acc += 16 weight rows x 128 bytes.
+template <bool BF16, int NT>
+__device__ __forceinline__ void multiply(const Piece& piece, const uint32_t (&b)[NT][16], const float (&scale)[NT][2], float (&acc)[NT][4]) {
+  float sum[2][NT][4] = {};  // of both halves: two chains of products run side by side
 #pragma unroll
-  for (int j = 0; j < KC * 2; ++j) {
-    const uint32_t at = j / 2 * kChunk + warp * 128 + j % 2 * 64;
-    s.byte[j] = at < part.slice_bytes ? __ldg(scale + (part.slice_begin + at) / 128) : 0;
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint4 &top4 = piece.top[half], &bottom4 = piece.bottom[half];
+      const uint32_t top[4] = {top4.x, top4.y, top4.z, top4.w}, bottom[4] = {bottom4.x, bottom4.y, bottom4.z, bottom4.w};
+      if constexpr (BF16) {
+        const int j = i / 2, word = half * 8 + j * 4 + i % 2 * 2;  // products of x's high parts, then of its low parts
+#pragma unroll
+        for (int nt = 0; nt < NT; ++nt)
+          ptx::mma_bf16(sum[half][nt], top[2 * j], bottom[2 * j], top[2 * j + 1], bottom[2 * j + 1], b[nt][word], b[nt][word + 1]);
+      } else {
+        uint32_t a0, a1, a2, a3;
+        ptx::e4m3x4_to_f16(top[i], a0, a2);
+        ptx::e4m3x4_to_f16(bottom[i], a1, a3);
+#pragma unroll
+        for (int nt = 0; nt < NT; ++nt) ptx::mma_f16(sum[half][nt], a0, a1, a2, a3, b[nt][half * 8 + 2 * i], b[nt][half * 8 + 2 * i + 1]);
+      }
+    }
   }
-  return s;
+#pragma unroll
+  for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float both = sum[0][nt][i] + sum[1][nt][i];
+      acc[nt][i] = BF16 ? acc[nt][i] + both : fmaf(both, e8m0(piece.scale) * scale[nt][i % 2], acc[nt][i]);
+    }
+}
+
+// --- sums ---
+
+__device__ __forceinline__ void write_out(const Plan& plan, const Part& part, int tile, int row, int token, float value) {
+  const Segment& s = segment_of(plan, part.job, tile);
+  const int n = (tile - s.first_tile) * kTileRows + row;
+  if (n < s.rows) s.out[token * s.out_stride + n] = value;
 }
 
 // Adds the CTAs' sums of `tiles` tiles, from `first` on, in order of rank, and writes them out. All consumers.
-template <int NT>
+template <int NT, int KC>
 __device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, uint32_t ready, uint32_t done, uint32_t rank, int first,
                          int tiles, int batch) {
-  using L = Layout<NT>;
+  using L = Layout<NT, KC>;
   const int tid = threadIdx.x;
-  ptx::sync_part(1, kConsumers);
+  __syncthreads();
   if (tid < plan.split) ptx::barrier_arrive_remote(ptx::map_rank(ready, tid));
   ptx::barrier_wait_cluster(ready, batch & 1);
   const int count = tiles * kTileRows * plan.tokens;
-  for (int e = rank * kConsumers + tid; e < count; e += plan.split * kConsumers) {
+  for (int e = rank * kThreads + tid; e < count; e += plan.split * kThreads) {
     const int row = e % kTileRows, token = e / kTileRows % plan.tokens, tile = e / kTileRows / plan.tokens;
     const uint32_t at = cta_sums + 4 * (tile * L::kTileSums + row * L::kSumStride + token);
-    float sum = 0.f;
-    for (int r = 0; r < plan.split; ++r) sum += ptx::load_cluster(ptx::map_rank(at, r));
-    const Segment& s = segment_of(plan, part.job, first + tile);
-    const int n = (first + tile - s.first_tile) * kTileRows + row;
-    if (n < s.rows) s.out[token * s.out_stride + n] = sum;
+    float part_sum[8], sum = 0.f;
+#pragma unroll
+    for (int r = 0; r < 8; ++r)
+      if (r < plan.split) part_sum[r] = ptx::load_cluster(ptx::map_rank(at, r));
+#pragma unroll
+    for (int r = 0; r < 8; ++r)
+      if (r < plan.split) sum += part_sum[r];
+    write_out(plan, part, first + tile, row, token, sum);
   }
-  ptx::sync_part(1, kConsumers);
+  __syncthreads();
   if (tid < plan.split) ptx::barrier_arrive_remote(ptx::map_rank(done, tid));
 }
 
 template <bool BF16, int NT, int KC>
-__device__ void consume(const Plan& plan, const Part& part, uint32_t shared, float* warp_sums, float* cta_sums, uint32_t full, uint32_t empty,
-                        uint32_t ready, uint32_t done, uint32_t rank) {
-  using L = Layout<NT>;
+__device__ void stream(const Plan& plan, const Part& part, unsigned char* memory, uint32_t rank) {
+  using L = Layout<NT, KC>;
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
-  TileScales<KC> scales{};
-  if (!BF16 && part.begin < part.end) scales = load_scales<KC>(plan, part, part.begin);
+  float* warp_sums = reinterpret_cast<float*>(memory + L::kWarpSums);
+  float* cta_sums = reinterpret_cast<float*>(memory + L::kCtaSums);
+  const uint32_t ready = ptx::shared_address(memory + L::kBarriers), done = ready + 8;
+
+  WeightCursor<BF16> cursor(plan, part);
+  Piece pieces[kPieces];
+#pragma unroll
+  for (int u = 0; u < kPieces; ++u)
+    if (part.begin + u / KC < part.end) cursor.load(part.begin + u / KC, u % KC, pieces[u]);
+  if (plan.ahead > 0) {
+    WeightCursor<BF16> later = cursor;
+    for (int i = kPieces; i < kPieces + plan.ahead && part.begin + i / KC < part.end; ++i) later.prefetch(part.begin + i / KC, i % KC);
+  }
   ptx::wait_for_dependencies();
   Operands<NT, KC> op;
   load_operands<BF16>(plan, part, op);
+  if (plan.split > 1) ptx::cluster_wait();  // the other CTAs' barriers are there
 
-  const uint32_t lane_row = shared + L::kRing + lane / 4 * kRowStride + lane % 4 * 16 + warp * 128;
-  int item = 0, batch = 0, batch_first = part.begin;
-  for (int tile = part.begin; tile < part.end; ++tile) {
-    TileScales<KC> next{};
-    if (!BF16 && tile + 1 < part.end) next = load_scales<KC>(plan, part, tile + 1);
-    float acc[NT][4] = {};
+  int step = 0, batch = 0, batch_first = part.begin;
+  for (int first = part.begin; first < part.end; first += L::kStepTiles, ++step) {
+    float* step_sums = warp_sums + (step & 1) * kWarps * L::kStepTiles * L::kTileSums;
+    float acc[NT][4];
 #pragma unroll
-    for (int chunk = 0; chunk < KC; ++chunk) {
-      if (chunk >= part.chunks) break;
-      const int stage = item % L::kStages;
-      ptx::barrier_wait(full + stage * 8, item / L::kStages & 1);
-      ++item;
+    for (int u = 0; u < kPieces; ++u) {
+      const int tile = first + u / KC, chunk = u % KC;
+      if (tile >= part.end) break;
+      if (chunk == 0) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        if (chunk * kChunk + warp * 128 + j * 64 < part.slice_bytes)
-          multiply<BF16, NT>(lane_row + stage * kStageBytes + j * 64, BF16 ? 1.f : e8m0(scales.byte[chunk * 2 + j]), op.b[chunk * 2 + j],
-                             op.scale[chunk * 2 + j], acc);
+        for (int nt = 0; nt < NT; ++nt) acc[nt][0] = acc[nt][1] = acc[nt][2] = acc[nt][3] = 0.f;
       }
-      __syncwarp();
-      if (lane == 0) ptx::barrier_arrive(empty + stage * 8);
-    }
-    scales = next;
-
-    // The warps' sums, then this CTA's, in order of warp.
-    float* mine = warp_sums + ((tile - part.begin) % L::kBuffers * kWarps + warp) * L::kTileSums;
+      if (chunk * kChunk + warp * 128 < part.slice_bytes) multiply<BF16, NT>(pieces[u], op.b[chunk], op.scale[chunk], acc);
+      if (tile + L::kStepTiles < part.end) cursor.load(tile + L::kStepTiles, chunk, pieces[u]);
+      if (chunk == KC - 1) {
+        float* mine = step_sums + (u / KC * kWarps + warp) * L::kTileSums;
 #pragma unroll
-    for (int nt = 0; nt < NT; ++nt) {
-      const int column = nt * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(mine + lane / 4 * L::kSumStride + column) = {acc[nt][0], acc[nt][1]};
-      *reinterpret_cast<float2*>(mine + (lane / 4 + 8) * L::kSumStride + column) = {acc[nt][2], acc[nt][3]};
+        for (int nt = 0; nt < NT; ++nt) {
+          const int column = nt * 8 + lane % 4 * 2;
+          *reinterpret_cast<float2*>(mine + lane / 4 * L::kSumStride + column) = {acc[nt][0], acc[nt][1]};
+          *reinterpret_cast<float2*>(mine + (lane / 4 + 8) * L::kSumStride + column) = {acc[nt][2], acc[nt][3]};
+        }
+      }
     }
-    ptx::sync_part(1, kConsumers);
-    const int in_batch = tile - batch_first;
+    // The warps' sums of the step, in order of warp. The next step writes to the other half of warp_sums.
+    __syncthreads();
+    const int in_batch = first - batch_first, tiles = min(L::kStepTiles, part.end - first);
     if (plan.split > 1 && in_batch == 0 && batch > 0) ptx::barrier_wait_cluster(done, (batch - 1) & 1);
-    const float* all = warp_sums + (tile - part.begin) % L::kBuffers * kWarps * L::kTileSums;
-    for (int e = tid; e < kTileRows * plan.tokens; e += kConsumers) {
-      const int row = e % kTileRows, token = e / kTileRows;
+    for (int e = tid; e < tiles * kTileRows * plan.tokens; e += kThreads) {
+      const int row = e % kTileRows, token = e / kTileRows % plan.tokens, tile = e / kTileRows / plan.tokens;
+      const float* at = step_sums + tile * kWarps * L::kTileSums + row * L::kSumStride + token;
       float sum = 0.f;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += all[w * L::kTileSums + row * L::kSumStride + token];
+      for (int w = 0; w < kWarps; ++w) sum += at[w * L::kTileSums];
       if (plan.split > 1) {
-        cta_sums[in_batch * L::kTileSums + row * L::kSumStride + token] = sum;
+        cta_sums[(in_batch + tile) * L::kTileSums + row * L::kSumStride + token] = sum;
       } else {
-        const Segment& s = segment_of(plan, part.job, tile);
-        const int n = (tile - s.first_tile) * kTileRows + row;
-        if (n < s.rows) s.out[token * s.out_stride + n] = sum;
+        write_out(plan, part, first + tile, row, token, sum);
       }
     }
-    if (L::kBuffers == 1) ptx::sync_part(1, kConsumers);
-    if (plan.split > 1 && (in_batch + 1 == L::kBatchTiles || tile + 1 == part.end)) {
-      exchange<NT>(plan, part, ptx::shared_address(cta_sums), ready, done, rank, batch_first, in_batch + 1, batch);
+    if (plan.split > 1 && (in_batch + 2 * L::kStepTiles > L::kBatchTiles || first + L::kStepTiles >= part.end)) {
+      exchange<NT, KC>(plan, part, ptx::shared_address(cta_sums), ready, done, rank, batch_first, in_batch + tiles, batch);
       ++batch;
-      batch_first = tile + 1;
+      batch_first = first + L::kStepTiles;
     }
   }
   if (plan.split > 1 && batch > 0) ptx::barrier_wait_cluster(done, (batch - 1) & 1);  // others still read this CTA's sums
 }
 
 template <int NT, int KC>
-__global__ void __launch_bounds__(kThreads, NT <= 2 && NT * KC <= 4 ? 2 : 1) stream_kernel(const __grid_constant__ Plan plan) {
-  using L = Layout<NT>;
+__global__ void __launch_bounds__(kThreads, NT * KC == 1 ? 2 : 1) stream_kernel(const __grid_constant__ Plan plan) {
+  using L = Layout<NT, KC>;
   extern __shared__ __align__(128) unsigned char memory[];
-  const uint32_t shared = ptx::shared_address(memory);
-  const uint32_t full = shared + L::kBarriers, empty = full + L::kStages * 8, ready = empty + L::kStages * 8, done = ready + 8;
-  const int warp = threadIdx.x / 32;
   const uint32_t rank = plan.split > 1 ? ptx::cluster_rank() : 0;
   const int cluster = blockIdx.x / plan.split;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < L::kStages; ++i) {
-      ptx::barrier_init(full + i * 8, 1);
-      ptx::barrier_init(empty + i * 8, kWarps);
-    }
-    ptx::barrier_init(ready, plan.split);
-    ptx::barrier_init(done, plan.split);
-    ptx::fence_barrier_init();
-  }
-  __syncthreads();
   ptx::launch_dependents();
-  if (plan.split > 1) ptx::cluster_arrive();  // the barriers are there for the other CTAs
-
+  if (plan.split > 1) {
+    if (threadIdx.x == 0) {
+      const uint32_t ready = ptx::shared_address(memory + L::kBarriers);
+      ptx::barrier_init(ready, plan.split);
+      ptx::barrier_init(ready + 8, plan.split);
+      ptx::fence_barrier_init();
+    }
+    __syncthreads();
+    ptx::cluster_arrive();
+  }
   int j = 0;
   while (j + 1 < plan.num_jobs && cluster >= plan.jobs[j + 1].first_cluster) ++j;
   const Job& job = plan.jobs[j];
-  const bool bf16 = plan.segments[job.first_segment].scale == nullptr;
-  if (warp == kWarps) {
-    if (bf16) {
-      produce<true, L::kStages>(plan, part_of<true>(plan, job, cluster, rank), shared + L::kRing, full, empty);
-    } else {
-      produce<false, L::kStages>(plan, part_of<false>(plan, job, cluster, rank), shared + L::kRing, full, empty);
-    }
-    __syncwarp();
-    if (plan.split > 1) ptx::cluster_wait();
+  if (plan.segments[job.first_segment].scale == nullptr) {
+    stream<true, NT, KC>(plan, part_of<true>(plan, job, cluster, rank), memory, rank);
   } else {
-    if (plan.split > 1) ptx::cluster_wait();
-    float* warp_sums = reinterpret_cast<float*>(memory + L::kWarpSums);
-    float* cta_sums = reinterpret_cast<float*>(memory + L::kCtaSums);
-    if (bf16) {
-      consume<true, NT, KC>(plan, part_of<true>(plan, job, cluster, rank), shared, warp_sums, cta_sums, full, empty, ready, done, rank);
-    } else {
-      consume<false, NT, KC>(plan, part_of<false>(plan, job, cluster, rank), shared, warp_sums, cta_sums, full, empty, ready, done, rank);
-    }
+    stream<false, NT, KC>(plan, part_of<false>(plan, job, cluster, rank), memory, rank);
   }
 }
 
@@ -422,7 +421,7 @@ int split_for(int64_t bytes) {
 
 template <int NT, int KC>
 void launch(CudaContext& context, const Plan& plan, int clusters, bool dependent) {
-  using L = Layout<NT>;
+  using L = Layout<NT, KC>;
   static const cudaError_t once = cudaFuncSetAttribute(stream_kernel<NT, KC>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes);
   KVASIR_CHECK(once == cudaSuccess, "shared memory of {} bytes: {}", int{L::kBytes}, cudaGetErrorString(once));
   cudaLaunchAttribute attributes[2];
@@ -468,7 +467,7 @@ bool stream_takes(std::span<const GroupedProduct> products) {
     const bool fp8 = p.w.format == WeightFormat::kFp8Block128;
     if (!fp8 && p.w.format != WeightFormat::kBf16) return false;
     if (p.k != products[0].k || p.x != products[0].x || p.tokens != products[0].tokens) return false;
-    if (p.tokens == 0 || p.n == 0 || p.tokens > kStreamRows || row_bytes(p) % 64 != 0 || row_bytes(p) > 2 * 8 * kChunk) return false;
+    if (p.tokens == 0 || p.n == 0 || p.tokens > kStreamRows || row_bytes(p) % 128 != 0 || row_bytes(p) > 2 * 8 * kChunk) return false;
     if ((reinterpret_cast<uintptr_t>(p.w.data) | reinterpret_cast<uintptr_t>(p.x)) % 16 != 0) return false;
     if (p.groups > 1 && (products.size() > 1 || (fp8 && p.n % 16 != 0))) return false;
     if (p.w.rows > (int64_t{1} << 30) || p.quantise || p.round) return false;
@@ -482,16 +481,16 @@ void product_stream(CudaContext& context, std::span<const GroupedProduct> produc
   Plan plan{};
   plan.tokens = static_cast<int>(first.tokens);
   plan.k = static_cast<int>(first.k);
-  plan.prefetch = tuning.prefetch;
   int64_t widest = 0, bytes[2] = {};  // of FP8 and of bf16 weights
   for (const GroupedProduct& p : products) {
     widest = std::max(widest, row_bytes(p));
     bytes[p.w.format == WeightFormat::kBf16] += p.w.rows * row_bytes(p);
   }
+  plan.ahead = tuning.ahead;
   plan.split = tuning.split > 0 ? tuning.split : split_for(widest);
-  const int chunks = static_cast<int>(((widest / 64 + plan.split - 1) / plan.split * 64 + kChunk - 1) / kChunk);
+  const int chunks = static_cast<int>(((widest / 128 + plan.split - 1) / plan.split * 128 + kChunk - 1) / kChunk);
   // Clusters of 4 and 8 fit the processors in sixteens.
-  int clusters = std::max(1, (plan.split >= 4 ? context.sm_count / 16 * 16 : context.sm_count) / plan.split);
+  int clusters = std::max(1, (plan.split >= 4 ? context.sm_count / 16 * 16 : context.sm_count) * tuning.per_sm / plan.split);
 
   int segment = 0;
   auto add_segment = [&](Job& job, const GroupedProduct& p, int64_t group) {
