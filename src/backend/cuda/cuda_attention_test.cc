@@ -135,6 +135,40 @@ TEST(CudaAttend, GivesARowTheSameBitsAloneAndInABatch) {
   }
 }
 
+// Raw queries in, un-rotated sums out, against head_norm_rope, attend and the inverse rope of the reference.
+TEST(CudaAttend, NormsAndRotatesHeadsOnBothSidesAsTheReferenceDoes) {
+  for (int64_t start : {300, 6000}) {
+    World w({512, 64, 64, 128, 4, EntryChoice::kSelected, 4, 32, 512, {{start, 2}, {40, 1}}}, Numerics::kFast, 18);
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal;
+    std::vector<float> table(static_cast<size_t>(w.rows) * 64);
+    for (size_t i = 0; i < table.size(); i += 2) {
+      float angle = 10 * normal(random);
+      table[i] = std::cos(angle), table[i + 1] = std::sin(angle);
+    }
+    DeviceCopy d_table(table);
+    TestContext c(Numerics::kFast);
+    w.poison();
+    attend_heads(*c.context, {w.device_args(), {d_table.data, {w.rows, 32, 2}}, 1e-6f});
+    std::vector<float> got = w.result();
+    ReferenceOps ops(Numerics::kExact);
+    View<const float, 3> turns(table.data(), {w.rows, 32, 2});
+    ops.head_norm_rope({{w.q.data(), {w.rows, 64, 512}}, turns, 1e-6f});
+    for (int head : {0, 31, 63}) {
+      std::vector<float> want = w.expected(Numerics::kFast, head);
+      ops.rope({{want.data(), {w.rows, 1, 512}}, turns, true});
+      double difference = 0, size = 0;
+      for (int64_t r = 0; r < w.rows; ++r) {
+        for (int64_t e = 0; e < 512; ++e) {
+          double x = want[static_cast<size_t>(r * 512 + e)], y = got[static_cast<size_t>((r * 64 + head) * 512 + e)];
+          difference += (x - y) * (x - y), size += x * x;
+        }
+      }
+      EXPECT_LE(std::sqrt(difference / size), bound(Numerics::kFast)) << "head " << head;
+    }
+  }
+}
+
 TEST(CudaAttend, CountsASinkOnceAndTakesOneThatIsMinusInfinity) {
   for (float sink : {30.f, -INFINITY}) {
     for (EntryChoice choice : kChoices) {
