@@ -36,10 +36,11 @@ __device__ uint32_t hash(uint64_t x) {
   return static_cast<uint32_t>(x >> 32);
 }
 
-// Rows of plausible bytes: e4m3 of either sign below 4, scales around 2^-2, bf16 around 1.
-__global__ void fill_rows(std::byte* data, std::byte* scale, int64_t rows) {
+// Rows of plausible bytes: e4m3 of either sign below 4, scales around 2^-2, bf16 around 1. Row r is row r % per_page of
+// page r / per_page.
+__global__ void fill_rows(std::byte* data, std::byte* scale, int per_page, int64_t page_bytes) {
   int64_t r = blockIdx.x;
-  if (r >= rows) return;
+  data += r / per_page * (page_bytes - per_page * 576), scale += r / per_page * (page_bytes - per_page * 8);
   for (int i = threadIdx.x; i < 576; i += blockDim.x) {
     uint32_t h = hash(r * 1024 + i);
     uint32_t byte = i < 448 ? (h & 0x80) | (h >> 8) % 0x50 : i % 2 == 0 ? h & 0xff : (h & 0x80) | 0x3f;
@@ -121,14 +122,15 @@ struct Setup {
     state = take<std::byte>(static_cast<size_t>(c.batch) * kState);
     pool = take<std::byte>(static_cast<size_t>(std::max<int64_t>(1, pages_each * c.batch * page_bytes)));
     rows_data = take<std::byte>(static_cast<size_t>(rows) * 576), rows_scale = take<std::byte>(static_cast<size_t>(rows) * 8);
-    fill_rows<<<static_cast<unsigned>(rows), 192>>>(rows_data, rows_scale, rows);
-    for (int b = 0; b < c.batch; ++b) fill_rows<<<132, 192>>>(state + b * kState, state + b * kState + 132 * 576, 132);
+    fill_rows<<<static_cast<unsigned>(rows), 192>>>(rows_data, rows_scale, 1 << 30, 0);
+    for (int b = 0; b < c.batch; ++b) fill_rows<<<132, 192>>>(state + b * kState, state + b * kState + 132 * 576, 1 << 30, 0);
     std::vector<std::byte*> table;
     for (int64_t p = 0; p < pages_each * c.batch; ++p) table.push_back(pool + p * page_bytes);
     // Pages of a sequence are scattered over the pool.
     for (size_t i = table.size(); i > 1; --i) std::swap(table[i - 1], table[(i * 7919 * 104729) % i]);
-    for (std::byte* page : table) {
-      if (per_page > 1 || table.size() < 20000) fill_rows<<<per_page, 192>>>(page, page + place.entries.scale_offset, per_page);
+    if (!table.empty()) {
+      auto all = static_cast<unsigned>(static_cast<int64_t>(table.size()) * per_page);
+      fill_rows<<<all, 192>>>(pool, pool + place.entries.scale_offset, per_page, page_bytes);
     }
     d_table = put(table);
     std::vector<CacheSequence> sequences;
