@@ -32,7 +32,7 @@ class OracleNative : public testing::TestWithParam<Backend> {
     ASSERT_TRUE(sequence);
     Runner::Item item{&*sequence, ids, Runner::Logits::kNone};
     ASSERT_TRUE(runner_->step({&item, 1}));
-    runner_->draft(*sequence, 0, std::span(ids).subspan(1), Runner::Logits::kAll);
+    EXPECT_TRUE(runner_->draft(*sequence, 0, std::span(ids).subspan(1), Runner::Logits::kAll));
     auto logits = runner_->logits();
     tap_["mtp.logits"].columns = model.config.vocab_size;
     tap_["mtp.logits"].f32.assign(logits.data(), logits.data() + logits.count());
