@@ -7,6 +7,8 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace attention_test;
+
 constexpr Numerics kAllNumerics[] = {Numerics::kExact, Numerics::kNative, Numerics::kFast};
 
 // Relative L2. exact: f32 results of f64 sums. native: the same roundings as the reference, of which a few fall the other
@@ -14,9 +16,8 @@ constexpr Numerics kAllNumerics[] = {Numerics::kExact, Numerics::kNative, Numeri
 double bound(Numerics n) { return n == Numerics::kExact ? 1e-6 : n == Numerics::kNative ? 2e-4 : 3e-3; }
 
 std::string name(const WorldShape& s, Numerics n) {
-  std::string text(numerics_name(n));
-  text += " choice " + std::to_string(static_cast<int>(s.choice)) + " heads " + std::to_string(s.heads) + " dim " + std::to_string(s.dim);
-  for (auto [start, tokens] : s.sequences) text += " " + std::to_string(start) + "+" + std::to_string(tokens);
+  std::string text = fmt::format("{} choice {} heads {} dim {}", numerics_name(n), static_cast<int>(s.choice), s.heads, s.dim);
+  for (auto [start, tokens] : s.sequences) text += fmt::format(" {}+{}", start, tokens);
   return text;
 }
 
