@@ -12,6 +12,7 @@
 
 #include "backend/cuda/sm90/compressor_math.cuh"
 #include "backend/cuda/sm90/compressor_rows.h"
+#include "backend/cuda/sm90/indexer_launch.h"
 
 namespace kvasir::cuda {
 namespace {
@@ -286,20 +287,6 @@ __global__ void __launch_bounds__(kTailThreads)
   write_tail_token(c, c.sequences[blockIdx.y], blockIdx.x);
 }
 
-template <class Kernel, class Args>
-void launch(cudaStream_t stream, Kernel kernel, dim3 grid, int threads, const Args& args) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, kernel, args);
-}
-
 // Whether tails may be written while groups are pooled: no token that a group reads is overwritten.
 bool tails_beside_groups(const CompressCall& c) {
   return c.max_tokens + int64_t{c.lanes} * c.ratio - 1 <= c.tail_capacity;
@@ -308,9 +295,9 @@ bool tails_beside_groups(const CompressCall& c) {
 int64_t tail_tokens(const CompressCall& c) { return std::min(c.max_tokens, c.tail_capacity); }
 
 void write_tails(cudaStream_t stream, const CompressCall& c) {
-  launch(stream, compress_tails_kernel,
-         dim3(static_cast<unsigned>(tail_tokens(c)), static_cast<unsigned>(c.num_sequences)), kTailThreads,
-         c);
+  launch_early(stream, compress_tails_kernel,
+         dim3(static_cast<unsigned>(tail_tokens(c)), static_cast<unsigned>(c.num_sequences)), kTailThreads, 0,
+               c);
 }
 
 void compress_pairs(cudaStream_t stream, const CompressCall* calls, int count) {
@@ -327,7 +314,7 @@ void compress_pairs(cudaStream_t stream, const CompressCall* calls, int count) {
   }
   dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(calls[0].num_sequences),
             static_cast<unsigned>(count));
-  launch(stream, compress_pair_kernel, grid, kPairThreads, l);
+  launch_early(stream, compress_pair_kernel, grid, kPairThreads, 0, l);
   for (int i = 0; i < count; ++i)
     if (!tails_beside_groups(calls[i])) write_tails(stream, calls[i]);
 }
@@ -336,9 +323,9 @@ void compress_wide(cudaStream_t stream, const CompressCall& c) {
   WideLaunch l{c, static_cast<int>(c.max_tokens / kWideRatio + 1)};
   int64_t clusters =
       l.group_clusters + (tails_beside_groups(c) ? (tail_tokens(c) + kWideBlocks - 1) / kWideBlocks : 0);
-  launch(stream, compress_wide_kernel,
+  launch_early(stream, compress_wide_kernel,
          dim3(static_cast<unsigned>(clusters * kWideBlocks), static_cast<unsigned>(c.num_sequences)),
-         kWideThreads, l);
+         kWideThreads, 0, l);
   if (!tails_beside_groups(c)) write_tails(stream, c);
 }
 

@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "backend/cuda/sm90/indexer_keys.cuh"
+#include "backend/cuda/sm90/indexer_launch.h"
 #include "backend/cuda/sm90/indexer_scan.h"
 #include "backend/cuda/sm90/topk_rows.h"
 #include "base/check.h"
@@ -32,6 +33,8 @@ struct ScanCall {
   int64_t q_token;
   const float* weight;
   int64_t weight_token;
+  const float* table;  // of index_query's rotation, when that is to be done here; else null
+  float weight_scale;
   const CacheSequence* sequences;
   int num_sequences;
   int ratio;
@@ -159,10 +162,11 @@ __device__ void load_queries(const ScanCall& c, const SequenceSpan& span, uint8_
   for (int i = warp; i < tokens * kIndexHeads; i += kScanThreads / 32) {
     int token = i / kIndexHeads, head = i % kIndexHeads;
     const float* q = c.q + (span.first_row + token) * c.q_token + head * kIndexDim;
-    float factor = store_query_head(query + token * kIndexHeads * kIndexDim, head,
-                                    reinterpret_cast<const float4*>(q)[lane], lane);
+    float4 x = reinterpret_cast<const float4*>(q)[lane];
+    if (c.table != nullptr) x = transform_query(x, c.table + (span.first_row + token) * 64, lane);
+    float factor = store_query_head(query + token * kIndexHeads * kIndexDim, head, x, lane);
     if (lane == 0)
-      s.factor[token][head] = factor * c.weight[(span.first_row + token) * c.weight_token + head];
+      s.factor[token][head] = factor * (c.weight[(span.first_row + token) * c.weight_token + head] * c.weight_scale);
   }
   fence_async_shared();
   named_barrier(1, kScanThreads);
@@ -300,12 +304,14 @@ IndexScores take_index_scores(CudaContext& context, const IndexSelectArgs& a) {
   return s;
 }
 
-void index_scan(CudaContext& context, const IndexSelectArgs& a, const IndexScores& out) {
+void index_scan(CudaContext& context, const IndexSelectArgs& a, const IndexScores& out, const IndexQueryArgs* query) {
   ScanCall c;
   c.q = a.q.data();
   c.q_token = a.q.stride(0);
   c.weight = a.weight.data();
   c.weight_token = a.weight.stride(0);
+  c.table = query != nullptr ? query->table.data() : nullptr;
+  c.weight_scale = query != nullptr ? query->weight_scale : 1.f;
   c.sequences = a.batch.sequences.data();
   c.num_sequences = static_cast<int>(a.batch.sequences.shape(0));
   c.ratio = a.place.ratio;
@@ -317,8 +323,8 @@ void index_scan(CudaContext& context, const IndexSelectArgs& a, const IndexScore
   int64_t tiles = std::max<int64_t>(1, c.num_sequences * (out.capacity / kTile));
   int shared = c.max_tokens * kIndexHeads * kIndexDim + static_cast<int>(sizeof(ScanShared));
   cudaFuncSetAttribute(index_scan_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  index_scan_kernel<<<static_cast<unsigned>(std::min<int64_t>(context.sm_count, tiles)), kScanThreads, shared,
-                      context.stream>>>(c);
+  dim3 grid(static_cast<unsigned>(std::min<int64_t>(context.sm_count, tiles)));
+  launch_early(context.stream, index_scan_kernel, grid, kScanThreads, shared, c);
 }
 
 void index_scan_select(CudaContext& context, const IndexSelectArgs& a, const IndexScores& s) {

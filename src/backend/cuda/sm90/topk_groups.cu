@@ -6,6 +6,7 @@
 // 2048 bins of their sortable bits, goes into the bin that the k-th falls in, and so on until that bin is
 // wholly in, all equal, or small enough to be ranked. Everything is integer counting: the result does not
 // depend on timing.
+#include "backend/cuda/sm90/indexer_launch.h"
 #include "backend/cuda/sm90/indexer_ptx.cuh"
 #include "backend/cuda/sm90/topk_rows.cuh"
 
@@ -237,16 +238,7 @@ bool topk_groups_serve(const IndexSelectArgs& a) {
 }
 
 void topk_rows_of_groups(cudaStream_t stream, const TopkRows& call, const float* group_max, int64_t rows) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(rows));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, topk_groups_kernel, call, group_max);
+  launch_early(stream, topk_groups_kernel, dim3(static_cast<unsigned>(rows)), kThreads, 0, call, group_max);
 }
 
 }  // namespace kvasir::cuda
