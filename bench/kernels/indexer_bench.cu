@@ -41,6 +41,12 @@ __global__ void fill_bytes(uint4* p, int64_t n) {
        i += int64_t{gridDim.x} * blockDim.x)
     p[i] = {hash(4 * i), hash(4 * i + 1), hash(4 * i + 2), hash(4 * i + 3)};
 }
+__global__ void copy_bytes(uint4* to, const uint4* from) {
+  int64_t first = int64_t{blockIdx.x} * 1024 + threadIdx.x;
+  uint4 v[4];
+  for (int i = 0; i < 4; ++i) v[i] = from[first + 256 * i];
+  for (int i = 0; i < 4; ++i) to[first + 256 * i] = v[i];
+}
 __global__ void fill_scales(std::byte* pages, int64_t page_bytes, int64_t num_pages, int64_t offset,
                             int64_t stride, int layers, int bytes) {
   for (int64_t p = blockIdx.x; p < num_pages; p += gridDim.x)
@@ -240,7 +246,7 @@ void compress_case(const char* what, CompressKind kind, int ratio, int64_t batch
   int dim = kind == CompressKind::kEntry ? 512 : 128, lanes = ratio == 4 ? 2 : 1;
   int64_t width = lanes * dim, n = batch * tokens;
   // The last token of a group when it closes, the one before otherwise.
-  Cache cache(batch, 2048 + (tokens + 3) / 4, tokens, 1, false, closes ? 0 : -1);
+  Cache cache(batch, 2048 + (tokens + 127) / 128 * 32, tokens, 1, false, closes ? 0 : -1);
   int sets = n > 4096 ? 2 : 4;
   float *kv = normals(sets * n * width, 1.f, 1), *score = normals(sets * n * width, 1.f, 2),
         *ape = normals(ratio * width, 1.f, 3);
@@ -276,10 +282,13 @@ void compress_case(const char* what, CompressKind kind, int ratio, int64_t batch
 }
 
 void measure_copy() {
-  int64_t bytes = int64_t{1} << 30;
+  int64_t bytes = int64_t{2} << 30;
   auto *from = device_array<std::byte>(bytes), *to = device_array<std::byte>(bytes);
   fill_bytes<<<4096, 256>>>(reinterpret_cast<uint4*>(from), bytes / 16);
-  double us = time_us(4, [&](int) { cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream); });
+  double us = time_us(4, [&](int) {
+    copy_bytes<<<static_cast<unsigned>(bytes >> 14), 256, 0, stream>>>(reinterpret_cast<uint4*>(to),
+                                                                       reinterpret_cast<uint4*>(from));
+  });
   copy_rate = 2. * bytes / us * 1e6;
   cudaFree(from);
   cudaFree(to);

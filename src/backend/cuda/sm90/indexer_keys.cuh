@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "backend/cuda/indexer_codec.cuh"
+#include "backend/cuda/sm90/compressor_math.cuh"
 #include "backend/cuda/sm90/indexer_ptx.cuh"
 
 namespace kvasir::cuda {
@@ -40,6 +41,17 @@ __device__ __forceinline__ void expand_nibbles(uint32_t x, uint2 table, uint32_t
 __device__ __forceinline__ int row_scale(int byte) {
   byte = max(byte, __shfl_xor_sync(0xffffffffu, byte, 1));
   return max(byte, __shfl_xor_sync(0xffffffffu, byte, 2));
+}
+
+// Rotation by 32 pairs of cos and sin and the Hadamard transform of one head, four channels a lane (index_query).
+__device__ __forceinline__ float4 transform_query(float4 x, const float* table, int lane) {
+  if (lane >= 16) {
+    float4 t = reinterpret_cast<const float4*>(table)[lane - 16];
+    x = {x.x * t.x - x.y * t.y, x.x * t.y + x.y * t.x, x.z * t.z - x.w * t.w, x.z * t.w + x.w * t.z};
+  }
+  float v[4] = {x.x, x.y, x.z, x.w};
+  hadamard_128(v, lane);
+  return {v[0], v[1], v[2], v[3]};
 }
 
 // One head of a query, four channels a lane, to row `head` of the operand at `matrix`; returns the head's

@@ -6,6 +6,7 @@
 // 2048 bins of their sortable bits, goes into the bin that the k-th falls in, and so on until that bin is
 // wholly in, all equal, or small enough to be ranked. Everything is integer counting: the result does not
 // depend on timing.
+#include "backend/cuda/sm90/indexer_launch.h"
 #include "backend/cuda/sm90/indexer_ptx.cuh"
 #include "backend/cuda/sm90/topk_rows.cuh"
 
@@ -21,9 +22,9 @@ struct SelectShared {
   int count[kBins];
   uint32_t ranked[kRanked];
   int num_ranked;
-  int part[33];
+  int part[32], chosen_part[32];
   uint32_t warp_lo[32], warp_hi[32];
-  uint32_t lo, hi;
+  uint32_t lo, hi;  // of the bin that the k-th is in
   int need, bin_count;
   int32_t groups[kThreads];
 };
@@ -34,59 +35,50 @@ struct Threshold {
   int ties;
 };
 
-// The range of keys that the k-th largest is in. Empty places hold 0, which no score has.
-__device__ void bound_range(const uint32_t (&key)[kEach], int k, SelectShared& s) {
+// The threshold of the k largest of at least k values, which the first `held` threads hold; empty places hold
+// 0, which no score has. All threads get the same.
+__device__ Threshold find_threshold(const uint32_t (&key)[kEach], int k, int held, SelectShared& s) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   uint32_t largest = 0, smallest = 0xffffffffu;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     largest = max(largest, key[i]);
     smallest = min(smallest, key[i] == 0 ? 0xffffffffu : key[i]);
   }
-  // Sets of threads, at least k of them, each with one value at least as large as the smallest of their
+  // Sets of neighbouring threads, at least k of them, have each a value as large as the smallest of their
   // maxima.
-  int set = 1;
-  while (2 * set * k <= kThreads && set < 32) set *= 2;
-  uint32_t lo = largest;
+  int set = 0;
+  if (held >= k) {
+    set = 1;
+    while (set < 32 && held / (2 * set) >= k) set *= 2;
+  }
+  uint32_t lo = largest, hi = __reduce_max_sync(0xffffffffu, largest);
   for (int i = 1; i < set; i *= 2) lo = max(lo, __shfl_xor_sync(0xffffffffu, lo, i));
+  if (set == 0) lo = smallest;
+  if (set != 0 && threadIdx.x >= held / set * set) lo = 0xffffffffu;
   lo = __reduce_min_sync(0xffffffffu, lo);
-  smallest = __reduce_min_sync(0xffffffffu, smallest);
-  uint32_t hi = __reduce_max_sync(0xffffffffu, largest);
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (lane == 0) {
     s.warp_lo[warp] = lo;
     s.warp_hi[warp] = hi;
-    s.ranked[warp] = smallest;
   }
+  s.count[threadIdx.x] = s.count[threadIdx.x + kThreads] = 0;
+  if (threadIdx.x == 0) s.num_ranked = 0;
   __syncthreads();
-  if (warp == 0) {
-    lo = __reduce_min_sync(0xffffffffu, s.warp_lo[lane]);
-    hi = __reduce_max_sync(0xffffffffu, s.warp_hi[lane]);
-    smallest = __reduce_min_sync(0xffffffffu, s.ranked[lane]);
-    if (lane == 0) {
-      s.lo = max(lo, smallest);  // a set without values has no say
-      s.hi = hi;
-    }
-  }
-}
-
-// The threshold of the k largest of more than k values.
-__device__ Threshold find_threshold(const uint32_t (&key)[kEach], int k, SelectShared& s) {
-  bound_range(key, k, s);
+  lo = __reduce_min_sync(0xffffffffu, s.warp_lo[lane]);
+  hi = __reduce_max_sync(0xffffffffu, s.warp_hi[lane]);
   int need = k;
   for (;;) {
-    __syncthreads();
-    uint32_t lo = s.lo, hi = s.hi;
-    s.count[threadIdx.x] = s.count[threadIdx.x + kThreads] = 0;
-    if (threadIdx.x == 0) s.num_ranked = 0;
     int shift = max(0, 21 - __clz(hi - lo));  // (hi - lo) >> shift < 2048
-    __syncthreads();
 #pragma unroll
     for (int i = 0; i < kEach; ++i)
       if (key[i] >= lo && key[i] <= hi) atomicAdd(&s.count[(key[i] - lo) >> shift], 1);
     __syncthreads();
-    int bin = kBins - 1 - 2 * static_cast<int>(threadIdx.x), upper = s.count[bin], lower = s.count[bin - 1],
-        total;
-    int before = block_exclusive_sum(upper + lower, s.part, total);
+    int bin = kBins - 1 - 2 * static_cast<int>(threadIdx.x);
+    int2 both = *reinterpret_cast<const int2*>(&s.count[bin - 1]);
+    int upper = both.y, lower = both.x, inclusive = warp_inclusive_sum(upper + lower);
+    if (lane == 31) s.part[warp] = inclusive;
+    __syncthreads();
+    int before = __reduce_add_sync(0xffffffffu, lane < warp ? s.part[lane] : 0) + inclusive - upper - lower;
     if (before < need && need <= before + upper + lower) {
       bool in_upper = need <= before + upper;
       if (!in_upper) --bin;
@@ -102,38 +94,47 @@ __device__ Threshold find_threshold(const uint32_t (&key)[kEach], int k, SelectS
     int count = s.bin_count;
     if (count == need) return {lo - 1, 0};  // all of the bin; lo > 0
     if (lo == hi) return {lo, need};
-    if (count > kRanked) continue;
+    if (count <= kRanked) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i)
-      if (key[i] >= lo && key[i] <= hi) s.ranked[atomicAdd(&s.num_ranked, 1)] = key[i];
-    __syncthreads();
-    if (threadIdx.x < count) {
-      uint32_t mine = s.ranked[threadIdx.x];
-      int above = 0, equal = 0;
+      for (int i = 0; i < kEach; ++i)
+        if (key[i] >= lo && key[i] <= hi) s.ranked[atomicAdd(&s.num_ranked, 1)] = key[i];
+      __syncthreads();
+      // Every warp ranks them by itself.
+      uint32_t mine = lane < count ? s.ranked[lane] : 0, other = lane + 32 < count ? s.ranked[lane + 32] : 0;
+      int above = 0, equal = 0, above_other = 0, equal_other = 0;
       for (int i = 0; i < count; ++i) {
-        above += s.ranked[i] > mine;
-        equal += s.ranked[i] == mine;
+        uint32_t value = s.ranked[i];
+        above += value > mine;
+        equal += value == mine;
+        above_other += value > other;
+        equal_other += value == other;
       }
-      if (above < need && need <= above + equal) {  // all threads with this value write the same
-        s.lo = mine;
-        s.need = need - above;
-      }
+      bool found = lane < count && above < need && need <= above + equal;
+      bool found_other = lane + 32 < count && above_other < need && need <= above_other + equal_other;
+      // Those that found it hold the same value.
+      uint32_t result = __reduce_max_sync(0xffffffffu, found ? mine : found_other ? other : 0);
+      int ties = __reduce_max_sync(0xffffffffu, found ? need - above : found_other ? need - above_other : 0);
+      return {result, ties};
     }
+    s.count[threadIdx.x] = s.count[threadIdx.x + kThreads] = 0;
     __syncthreads();
-    return {s.lo, s.need};
   }
 }
 
 // Calls write(place, i) for each of this thread's chosen values, places ascending with thread and i.
 template <class Write>
 __device__ void write_chosen(const uint32_t (&key)[kEach], Threshold t, SelectShared& s, Write write) {
-  int above = 0, equal = 0, total;
+  int above = 0, equal = 0;
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     above += key[i] > t.key;
     equal += key[i] == t.key;
   }
-  int before = block_exclusive_sum(above | equal << 16, s.part, total);
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, packed = above | equal << 16,
+      inclusive = warp_inclusive_sum(packed);
+  if (lane == 31) s.chosen_part[warp] = inclusive;
+  __syncthreads();
+  int before = __reduce_add_sync(0xffffffffu, lane < warp ? s.chosen_part[lane] : 0) + inclusive - packed;
   int place = before & 0xffff, ties = before >> 16;
   place += min(ties, t.ties);
 #pragma unroll
@@ -144,51 +145,90 @@ __device__ void write_chosen(const uint32_t (&key)[kEach], Threshold t, SelectSh
   }
 }
 
+// Values from, from + 1, ... of a row of n, kEach or fewer; 0 behind the end.
+template <int kCount>
+__device__ __forceinline__ void load_keys(uint32_t (&key)[kEach], const float* row, int from, int n) {
+  constexpr int kWide = kCount < 4 ? kCount : 4;
+#pragma unroll
+  for (int i = 0; i < kEach; i += kWide) {
+    float v[4] = {};
+    bool in = i < kCount && from + i < n;
+    if constexpr (kWide == 4) {
+      if (in) {
+        float4 x = *reinterpret_cast<const float4*>(row + from + i);
+        v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < kWide; ++j)
+        if (in && from + i + j < n) v[j] = row[from + i + j];
+    }
+#pragma unroll
+    for (int j = 0; j < kWide; ++j) key[i + j] = in && from + i + j < n ? sortable(v[j]) : 0;
+  }
+}
+
 __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, const float* group_max) {
-  __shared__ SelectShared s;
-  wait_for_previous_kernels();
-  let_next_kernel_start();
+  __shared__ __align__(16) SelectShared s;
+  // The batch was there before the kernel that wrote the scores.
   int64_t row = c.first_row + blockIdx.x;
   int n = static_cast<int>(visible_entries(c, row)), groups = (n + kEach - 1) / kEach;
   const float* scores = c.scores + blockIdx.x * c.capacity;
   int32_t* out = c.selected + row * c.selected_stride;
+  wait_for_previous_kernels();
+  let_next_kernel_start();
   if (n <= c.topk) {
     for (int i = threadIdx.x; i < c.topk; i += kThreads) out[i] = i < n ? i : -1;
     return;
   }
   uint32_t key[kEach];
-  int group = threadIdx.x;
+  int thread = static_cast<int>(threadIdx.x), first = 0,
+      held = 0;  // number of key[0], threads that have values
   if (groups > kThreads) {
-    const auto* maxima = reinterpret_cast<const float4*>(group_max + blockIdx.x * (c.capacity / kEach)) +
-                         threadIdx.x * (kEach / 4);
-#pragma unroll
-    for (int i = 0; i < kEach / 4; ++i) {
-      int first = static_cast<int>(threadIdx.x) * kEach + 4 * i;
-      float4 m = first < groups ? maxima[i] : float4{};
-      key[4 * i] = first < groups ? sortable(m.x) : 0;
-      key[4 * i + 1] = first + 1 < groups ? sortable(m.y) : 0;
-      key[4 * i + 2] = first + 2 < groups ? sortable(m.z) : 0;
-      key[4 * i + 3] = first + 3 < groups ? sortable(m.w) : 0;
+    int each = groups > 8 * kThreads ? 16 : groups > 4 * kThreads ? 8 : groups > 2 * kThreads ? 4 : 2;
+    const float* maxima = group_max + blockIdx.x * (c.capacity / kEach);
+    switch (each) {
+      case 16:
+        load_keys<16>(key, maxima, thread * 16, groups);
+        break;
+      case 8:
+        load_keys<8>(key, maxima, thread * 8, groups);
+        break;
+      case 4:
+        load_keys<4>(key, maxima, thread * 4, groups);
+        break;
+      default:
+        load_keys<2>(key, maxima, thread * 2, groups);
     }
-    Threshold t = find_threshold(key, c.topk, s);
-    write_chosen(key, t, s,
-                 [&](int place, int i) { s.groups[place] = static_cast<int>(threadIdx.x) * kEach + i; });
+    Threshold t = find_threshold(key, c.topk, (groups + each - 1) / each, s);
+    write_chosen(key, t, s, [&](int place, int i) { s.groups[place] = thread * each + i; });
     __syncthreads();
-    groups = c.topk;
-    if (threadIdx.x < groups) group = s.groups[threadIdx.x];
+    held = c.topk;
+    first = thread < held ? s.groups[thread] * kEach : n;
+    load_keys<16>(key, scores, first, n);
+  } else {
+    int each = n > 8 * kThreads ? 16 : n > 4 * kThreads ? 8 : n > 2 * kThreads ? 4 : n > kThreads ? 2 : 1;
+    held = (n + each - 1) / each;
+    first = thread * each;
+    switch (each) {
+      case 16:
+        load_keys<16>(key, scores, first, n);
+        break;
+      case 8:
+        load_keys<8>(key, scores, first, n);
+        break;
+      case 4:
+        load_keys<4>(key, scores, first, n);
+        break;
+      case 2:
+        load_keys<2>(key, scores, first, n);
+        break;
+      default:
+        load_keys<1>(key, scores, first, n);
+    }
   }
-#pragma unroll
-  for (int i = 0; i < kEach / 4; ++i) {
-    int first = group * kEach + 4 * i;
-    bool held = threadIdx.x < groups;
-    float4 m = held && first < n ? reinterpret_cast<const float4*>(scores + group * kEach)[i] : float4{};
-    key[4 * i] = held && first < n ? sortable(m.x) : 0;
-    key[4 * i + 1] = held && first + 1 < n ? sortable(m.y) : 0;
-    key[4 * i + 2] = held && first + 2 < n ? sortable(m.z) : 0;
-    key[4 * i + 3] = held && first + 3 < n ? sortable(m.w) : 0;
-  }
-  Threshold t = find_threshold(key, c.topk, s);
-  write_chosen(key, t, s, [&](int place, int i) { out[place] = group * kEach + i; });
+  Threshold t = find_threshold(key, c.topk, held, s);
+  write_chosen(key, t, s, [&](int place, int i) { out[place] = first + i; });
 }
 
 }  // namespace
@@ -198,16 +238,7 @@ bool topk_groups_serve(const IndexSelectArgs& a) {
 }
 
 void topk_rows_of_groups(cudaStream_t stream, const TopkRows& call, const float* group_max, int64_t rows) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(rows));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, topk_groups_kernel, call, group_max);
+  launch_early(stream, topk_groups_kernel, dim3(static_cast<unsigned>(rows)), kThreads, 0, call, group_max);
 }
 
 }  // namespace kvasir::cuda
