@@ -96,17 +96,23 @@ Status fill_with_noise(Runner& runner, Sequence& sequence, int64_t tokens) {
     std::memcpy(rows.row_data(f, slot), data.data() + r % kPeriod * f.data_bytes, f.data_bytes);
     if (f.scale_bytes) std::memcpy(rows.row_scale(f, slot), scale.data() + r % kPeriod * f.scale_bytes, f.scale_bytes);
   };
+  HostBytes state(sequence.memory(), sequence.state(), layout.state_bytes, HostBytes::Content::kFetch);
+  std::vector<HostBytes> pages;
+  for (int64_t i = 0; i < KvLayout::pages_for(tokens); ++i)
+    pages.emplace_back(sequence.memory(), sequence.page(i), layout.page_bytes, HostBytes::Content::kFetch);
   for (int l = 0; l < c.num_layers; ++l) {
-    LayerCache cache = layout.layer_cache(l, sequence.state(), sequence.pages());
+    LayerCache cache = layout.layers[l].cache(state.data(), nullptr);
     for (int64_t r = 0; r < cache.window_capacity; ++r) put(layout.entry_format, entry_data, entry_scale, cache.window, r, r + l);
     int ratio = c.compress_ratio(l);
     for (int64_t b = 0; ratio != 0 && b < tokens / ratio; ++b) {
-      std::byte* page = cache.pages[b / cache.entries.rows_per_page];
+      std::byte* page = pages[b / cache.entries.rows_per_page].data();
       int64_t slot = b % cache.entries.rows_per_page;
       put(layout.entry_format, entry_data, entry_scale, cache.entries.in_page(page), slot, b + l);
       if (ratio == 4) put(layout.key_format, key_data, key_scale, cache.keys.in_page(page), slot, b + 3 * l);
     }
   }
+  state.write_back();
+  for (HostBytes& page : pages) page.write_back();
   sequence.advance(tokens);
   return {};
 }
