@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "backend/cuda/hyper_connection.h"
+#include "backend/cuda/memory.h"
 #include "backend/cuda/rope.h"
 #include "backend/cuda/sampling.h"
 #include "backend/cuda/sm90/boundary_cluster.h"
@@ -217,8 +218,10 @@ void print_all() {
 int main() {
   cudaStream_t stream;
   CHECK(cudaStreamCreate(&stream));
-  std::max_align_t none;
-  CudaContext context{stream, Numerics::kFast, 132, false, *reinterpret_cast<Scratch*>(&none)};  // no op here takes scratch
+  auto memory = CudaMemory::make(stream);
+  if (!memory.has_value()) return std::fprintf(stderr, "%s\n", memory.error().message.c_str()), 1;
+  Scratch scratch(**memory);
+  CudaContext context{stream, Numerics::kFast, 132, false, scratch};
   {
     Pool pool;
     int64_t n = int64_t{1} << 27;

@@ -16,17 +16,16 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace rows_test;
+
 constexpr Numerics kAll[] = {Numerics::kExact, Numerics::kNative, Numerics::kFast};
 
 struct Device {
-  explicit Device(Numerics numerics) : context{nullptr, numerics, 132, false, scratch}, reference(oracle(numerics)) {}
+  explicit Device(Numerics numerics) : rows(numerics), context(rows.context()), reference(oracle(numerics)) {}
   static Numerics oracle(Numerics n) { return n == Numerics::kNative ? n : Numerics::kExact; }
-  Scratch& scratch = *reinterpret_cast<Scratch*>(&unused_);  // none of these ops takes any
-  CudaContext context;
+  Rows rows;
+  CudaContext& context;
   ReferenceOps reference;
-
- private:
-  std::max_align_t unused_;
 };
 
 double bound(Numerics n) { return n == Numerics::kNative ? 1e-4 : n == Numerics::kExact ? 1e-6 : 4e-6; }

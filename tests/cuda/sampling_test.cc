@@ -12,6 +12,8 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace rows_test;
+
 enum class Kind { kNormal, kPeaked, kFlat, kTied };
 
 void fill(Mirror<float, 2>& logits, Kind kind, Random& random) {
@@ -66,16 +68,15 @@ class Draws {
     mask.up(), bias_ids.up(), bias.up(), stops.up(), requests.up();
   }
   void draw() {
-    alignas(16) std::byte none[64];
-    CudaContext context{nullptr, Numerics::kFast, 132, false, *reinterpret_cast<Scratch*>(none)};
     ids.poison(), stopped.poison();
-    sample(context, {logits.device(), requests.device(), ids.device(), stopped.device()});
+    sample(rows.context(), {logits.device(), requests.device(), ids.device(), stopped.device()});
   }
   int32_t expected(int64_t i) {
     std::span<const uint32_t> bits(&mask.host()(i, 0), masked[i] ? mask.shape[1] : 0);
     return Sampler(params[i]).sample({&logits.host()(i, 0), {logits.shape[1]}}, requests.data[i].position, bits).id;
   }
 
+  Rows rows{Numerics::kFast};
   Mirror<float, 2> logits;
   Mirror<uint32_t, 2> mask;
   Mirror<int32_t, 2> bias_ids;
@@ -133,10 +134,8 @@ TEST(CudaSampling, TheSameRequestsGiveTheSameTokensAloneAndTogether) {
   std::vector<int32_t> together = d.ids.down();
   d.draw();
   EXPECT_EQ(together, d.ids.down());
-  alignas(16) std::byte none[64];
-  CudaContext context{nullptr, Numerics::kFast, 132, false, *reinterpret_cast<Scratch*>(none)};
   for (int64_t i = 0; i < 23; ++i)
-    sample(context, {d.logits.device().rows(i, 1), View<const SampleRequest, 1>(d.requests.device()).rows(i, 1), d.ids.device().rows(i, 1),
+    sample(d.rows.context(), {d.logits.device().rows(i, 1), View<const SampleRequest, 1>(d.requests.device()).rows(i, 1), d.ids.device().rows(i, 1),
                      d.stopped.device().rows(i, 1)});
   EXPECT_EQ(together, d.ids.down());
 }
