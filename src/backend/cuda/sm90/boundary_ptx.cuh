@@ -17,11 +17,28 @@ __device__ inline uint32_t cluster_rank() {
 __device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// Stores to the same place in block `rank` of the cluster.
-__device__ inline void store_remote(uint32_t address, uint32_t rank, float value) {
+// The same place of shared memory in block `rank` of the cluster.
+__device__ inline uint32_t remote_address(uint32_t address, uint32_t rank) {
   uint32_t remote;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(value) : "memory");
+  return remote;
+}
+__device__ inline void store_remote(uint32_t address, uint32_t rank, float value) {
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote_address(address, rank)), "f"(value) : "memory");
+}
+__device__ inline void store_remote(uint32_t address, uint32_t rank, uint32_t value) {
+  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(remote_address(address, rank)), "r"(value) : "memory");
+}
+__device__ inline void store_remote(uint32_t address, uint32_t rank, unsigned long long value) {
+  asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(remote_address(address, rank)), "l"(value) : "memory");
+}
+__device__ inline void store_remote(uint32_t address, uint32_t rank, double value) {
+  asm volatile("st.shared::cluster.f64 [%0], %1;" ::"r"(remote_address(address, rank)), "d"(value) : "memory");
+}
+__device__ inline uint32_t load_remote(uint32_t address, uint32_t rank) {
+  uint32_t value;
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(remote_address(address, rank)) : "memory");
+  return value;
 }
 
 __device__ inline void barrier_init(uint32_t barrier, uint32_t count) {
