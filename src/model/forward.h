@@ -40,7 +40,10 @@ void forward(const ForwardContext& c);
 void mtp_forward(const ForwardContext& c);
 
 // Modules, in forward order.
-void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name);
+// One layer. Its last output is left in ws.y, for the next block's first boundary to add to the streams, or leave_block;
+// `before` says that a block before has left one, and is its name.
+void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name, const std::string* before);
+void leave_block(const ForwardContext& c, const std::string& name);
 // These two: ws.x -> ws.y.
 void attention(const ForwardContext& c, const LayerWeights& layer, int index);
 void moe(const ForwardContext& c, const LayerWeights& layer);

@@ -13,6 +13,7 @@
 #include "backend/cuda/memory.h"
 #include "backend/cuda/norm.h"
 #include "backend/cuda/rope.h"
+#include "backend/cuda/small_rows.h"
 #include "backend/cuda/step_graphs.h"
 
 namespace kvasir::cuda {
@@ -66,6 +67,20 @@ class CudaOps final : public Ops {
   void commit_window(const CommitWindowArgs& args) override { run([&] { cuda::commit_window(context_, args); }); }
   void gate(const GateArgs& args) override { run([&] { cuda::gate(context_, args); }); }
   void experts(const ExpertsArgs& args) override { run([&] { cuda::experts(context_, args); }); }
+
+  void hc_boundary(const HcBoundaryArgs& args) override { run([&] { cuda::hc_boundary(context_, args); }); }
+  void linear_many(std::span<const LinearArgs> args) override { run([&] { cuda::linear_many(context_, args); }); }
+  void small_rows(const SmallRowsArgs& args) override { run([&] { cuda::small_rows(context_, args); }); }
+  void compress_pair(const CompressArgs& entry, const CompressArgs& key) override {
+    run([&] { cuda::compress_pair(context_, entry, key); });
+  }
+  void index_query_select(const IndexQueryArgs& query, const IndexSelectArgs& select) override {
+    run([&] { cuda::index_query_select(context_, query, select); });
+  }
+  void attend_heads(const AttendHeadsArgs& args) override {
+    if (!can_attend_heads(context_, args.attend)) return Ops::attend_heads(args);
+    run([&] { cuda::attend_heads(context_, args); });
+  }
 
   Status synchronize() override {
     // A fault of the device stays: every later call reports it again.
