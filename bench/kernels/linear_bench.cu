@@ -124,11 +124,11 @@ void stream_cases(Bench& b, Report& report) {
 }
 
 void variants(Bench& b, Report& report) {
-  for (int at : {0, 2, 3, 5, 6}) {
+  for (int at : {0, 2, 3, 5, 6, 8}) {
     const Shape& s = kStream[at];
     for (int64_t m : {1, 8}) {
       for (int split : {1, 2, 4, 8}) {
-        if (weight_bytes(s) / s.n / s.groups > split * 4096) continue;
+        if (weight_bytes(s) / s.n / s.groups > split * 4096 || weight_bytes(s) / s.n / s.groups < split * 512) continue;
         line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {split, 1, 8, true}));
       }
       line(report, "two per SM", s, m, stream_us(b, s, m, {0, 2, 8, true}));

@@ -26,7 +26,7 @@ constexpr int kThreads = kWarps * 32;
 constexpr int kTileRows = 16;
 constexpr int kChunk = 1024;       // bytes of a weight row that the CTA's warps cover side by side
 constexpr int kPieces = 4;         // of a step
-constexpr int kBatchBytes = 8192;  // of a CTA's sums between two exchanges in the cluster
+constexpr int kBatchBytes = 32768; // of a CTA's sums between two exchanges in the cluster
 
 struct Segment {
   const uint8_t* data;
