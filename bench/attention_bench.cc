@@ -123,7 +123,7 @@ void attend_case(Bench& b, const char* name, int heads, int dim, int rope, Entry
     }
     keys += std::min(window, start + i + 1) + visible;
   }
-  AttendArgs a;
+  AttendSequence a;
   a.q = View<const float, 3>(q.data(), {tokens, heads, dim});
   a.sink = View<const float, 1>(sink.data(), {heads});
   a.start = start;
@@ -146,7 +146,7 @@ void index_case(Bench& b, const char* name, int heads, int dim, int64_t topk, in
   Pages pages(f, (start + tokens) / 4, 32);
   auto q = normal_values(tokens * heads * dim, 1.f), weight = normal_values(tokens * heads, 0.1f);
   std::vector<int32_t> selected(static_cast<size_t>(tokens * topk));
-  IndexSelectArgs a;
+  IndexSelectSequence a;
   a.q = View<const float, 3>(q.data(), {tokens, heads, dim});
   a.weight = View<const float, 2>(weight.data(), {tokens, heads});
   a.start = start;

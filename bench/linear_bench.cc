@@ -155,7 +155,7 @@ void bench_experts(Bench& b, Part part, Numerics numerics, int64_t tokens) {
   for (ExpertWeights& e : routed) e = draw(WeightFormat::kFp4Group32);
   ExpertsArgs args;
   args.x = View<const float, 2>(x.data(), {tokens, kDim});
-  args.routed = routed;
+  args.routed = {routed.data(), {kExperts}};
   args.shared = draw(WeightFormat::kFp8Block128);
   args.experts = View<const int32_t, 2>(ids.data(), {tokens, kTop});
   args.weights = View<const float, 2>(weights.data(), {tokens, kTop});

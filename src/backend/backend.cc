@@ -5,6 +5,9 @@
 
 #include "backend/cpu/cpu_ops.h"
 #include "backend/reference/reference_ops.h"
+#if KVASIR_CUDA
+#include "backend/cuda/cuda_ops.h"
+#endif
 
 namespace kvasir {
 
@@ -14,6 +17,13 @@ Result<std::unique_ptr<Ops>> make_ops(const BackendOptions& options) {
       return Error{ErrorCode::kInvalid, "the reference backend has no fast numerics: ask for exact or native"};
     }
     return std::unique_ptr<Ops>(std::make_unique<ReferenceOps>(options.numerics));
+  }
+  if (options.kind == BackendKind::kCuda) {
+#if KVASIR_CUDA
+    return cuda::make_cuda_ops({options.numerics, options.cuda_device, options.deterministic});
+#else
+    return Error{ErrorCode::kUnsupported, "this kvasir was built without CUDA: build it with cmake --preset cuda, or use --backend cpu"};
+#endif
   }
   cpu::Isa isa = options.cpu_isa.value_or(cpu::detect_isa());
   if (!cpu::isa_available(isa)) {

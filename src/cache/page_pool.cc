@@ -5,7 +5,8 @@
 
 namespace kvasir {
 
-PagePool::PagePool(int64_t page_bytes, int64_t max_pages) : page_bytes_(page_bytes), max_pages_(max_pages) {
+PagePool::PagePool(int64_t page_bytes, int64_t max_pages, Memory& memory)
+    : memory_(&memory), page_bytes_(page_bytes), max_pages_(max_pages) {
   KVASIR_CHECK(page_bytes >= 0 && max_pages >= 0, "page of {} bytes, at most {}", page_bytes, max_pages);
 }
 
@@ -15,7 +16,7 @@ Status PagePool::reserve(int64_t pages) {
                                                allocated_pages(), max_pages_)};
   }
   while (static_cast<int64_t>(free_.size()) < pages) {
-    KVASIR_TRY(Buffer slab, Buffer::make(kSlabPages * page_bytes_, "KV pages"));
+    KVASIR_TRY(Buffer slab, memory_->allocate(kSlabPages * page_bytes_, "KV pages"));
     int64_t first = total_pages();
     slabs_.push_back(std::move(slab));
     references_.resize(total_pages(), 0);

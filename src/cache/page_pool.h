@@ -1,7 +1,7 @@
-// PagePool: memory for KV pages of one fixed size, on the host, counted by reference.
+// PagePool: KV pages of one fixed size in one memory, counted by reference.
 //
 // Grows by slabs of kSlabPages pages and never moves one, so a page's address is good for as long as it is
-// allocated. Slabs are anonymous memory: a page costs nothing until it is written. A page is opaque bytes. Sequences
+// allocated. On the host slabs are anonymous memory: a page costs nothing until it is written. A page is opaque bytes. Sequences
 // and the prefix cache share pages: each holds references, and the last one to let go frees the page. A page whose only
 // reference is marked as the cache's is idle: nobody reads it, and it can be had back at once.
 //
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "tensor/buffer.h"
+#include "tensor/memory.h"
 
 namespace kvasir {
 
@@ -22,8 +22,8 @@ class PagePool {
  public:
   static constexpr int64_t kSlabPages = 64;
 
-  // At most `max_pages` pages are allocated at once.
-  PagePool(int64_t page_bytes, int64_t max_pages);
+  // At most `max_pages` pages are allocated at once. `memory` outlives the pool.
+  PagePool(int64_t page_bytes, int64_t max_pages, Memory& memory = host_memory());
 
   // Makes sure that `pages` can be allocated without asking the system. kBusy: the limit or memory is reached.
   Status reserve(int64_t pages);
@@ -38,6 +38,7 @@ class PagePool {
   void mark_cached(PageId page, bool cached);
   std::byte* address(PageId page) const;
 
+  Memory& memory() const { return *memory_; }
   int64_t page_bytes() const { return page_bytes_; }
   int64_t max_pages() const { return max_pages_; }
   int64_t allocated_pages() const { return total_pages() - static_cast<int64_t>(free_.size()); }
@@ -53,6 +54,7 @@ class PagePool {
  private:
   bool idle(size_t page) const { return cached_[page] != 0 && references_[page] == 1; }
 
+  Memory* memory_;
   int64_t page_bytes_;
   int64_t max_pages_;
   std::vector<Buffer> slabs_;

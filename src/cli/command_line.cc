@@ -88,12 +88,16 @@ void declare_compute(CLI::App& app, ComputeOptions& o) {
   add_choice<Numerics>(
       app, "--numerics", o.numerics,
       {{"exact", Numerics::kExact}, {"native", Numerics::kNative}, {"fast", Numerics::kFast}},
-      "Roundings: none; the official ones; the backend's fastest (default: fast on cpu, exact on reference)")
+      "Roundings: none; the official ones; the backend's fastest (default: fast, exact on reference)")
       ->group("Compute");
-  add_choice<BackendChoice>(app, "--backend", o.backend,
-                            {{"reference", BackendChoice::kReference}, {"cpu", BackendChoice::kCpu}},
-                            "The scalar oracle or the CPU kernels")
+  add_choice<BackendKind>(app, "--backend", o.backend,
+                            {{"reference", BackendKind::kReference}, {"cpu", BackendKind::kCpu}, {"cuda", BackendKind::kCuda}},
+                            "The scalar oracle, the CPU kernels or an NVIDIA GPU")
       ->default_str("cpu")
+      ->group("Compute");
+  app.add_option("--device", o.device, "GPU of --backend cuda, counted as nvidia-smi does")
+      ->transform(between(0, 1023))
+      ->type_name("N")
       ->group("Compute");
   auto runs_here = [](std::string& text) {
     cpu::Isa isa;
@@ -388,8 +392,9 @@ void declare(CLI::App& app, KeyOptions& o) {
 
 // What one flag alone cannot tell.
 Status check(const ComputeOptions& o) {
-  if (o.cpu_isa && o.backend != BackendChoice::kCpu)
+  if (o.cpu_isa && o.backend != BackendKind::kCpu)
     return Error{ErrorCode::kInvalid, "--cpu-isa is for --backend cpu only"};
+  if (o.device != 0 && o.backend != BackendKind::kCuda) return Error{ErrorCode::kInvalid, "--device is for --backend cuda only"};
   return {};
 }
 

@@ -86,7 +86,7 @@ TEST(CommandLine, GenerateDefaults) {
   EXPECT_EQ(o.compute.threads, 0);
   EXPECT_FALSE(o.compute.numerics);
   EXPECT_EQ(o.compute.chosen_numerics(), Numerics::kFast);
-  EXPECT_EQ(o.compute.backend, BackendChoice::kCpu);
+  EXPECT_EQ(o.compute.backend, BackendKind::kCpu);
   EXPECT_FALSE(o.compute.cpu_isa);
 }
 
@@ -150,7 +150,7 @@ TEST(CommandLine, GenerateTakesEveryFlag) {
   EXPECT_EQ(o.logprobs, 5);
   EXPECT_EQ(o.compute.threads, 3);
   EXPECT_EQ(o.compute.numerics, Numerics::kNative);
-  EXPECT_EQ(o.compute.backend, BackendChoice::kReference);
+  EXPECT_EQ(o.compute.backend, BackendKind::kReference);
 }
 
 TEST(CommandLine, FilesOfOneFlagMayFollowEachOther) {
@@ -190,7 +190,7 @@ TEST(CommandLine, GenerateRefusesWhatMakesNoSense) {
       {{"-p", "x", "--draft", "eagle"}, "'eagle' is not one of mtp"},
       {{"-p", "x", "--threads", "0"}, "--threads"},
       {{"-p", "x", "--numerics", "int4"}, "'int4' is not one of exact|native|fast"},
-      {{"-p", "x", "--backend", "cuda"}, "'cuda' is not one of reference|cpu"},
+      {{"-p", "x", "--backend", "tpu"}, "'tpu' is not one of reference|cpu|cuda"},
       {{"-p", "x", "--cpu-isa", "sse"}, "'sse' is not one of portable|avx2|avx512|amx"},
       {{"-p", "x", "--cpu-isa", "portable", "--backend", "reference"}, "--cpu-isa is for --backend cpu only"},
       {{"-p", "x", "--nope"}, "--nope"},

@@ -4,22 +4,20 @@
 #include <cstdint>
 #include <optional>
 
-#include "backend/cpu/isa.h"
-#include "ops/numerics.h"
+#include "backend/backend.h"
 
 namespace kvasir {
-
-enum class BackendChoice : uint8_t { kReference, kCpu };
 
 struct ComputeOptions {
   int threads = 0;                              // --threads; 0: one per core this process may use
   std::optional<Numerics> numerics;             // --numerics; unset: the backend's own default
-  BackendChoice backend = BackendChoice::kCpu;  // --backend
+  BackendKind backend = BackendKind::kCpu;      // --backend
   std::optional<cpu::Isa> cpu_isa;              // --cpu-isa; unset: the best this machine can run
+  int device = 0;                               // --device: of the CUDA backend
 
-  // fast on the CPU backend; exact on the reference, which exists to be compared with.
+  // fast, but exact on the reference, which exists to be compared with.
   Numerics chosen_numerics() const {
-    return numerics.value_or(backend == BackendChoice::kCpu ? Numerics::kFast : Numerics::kExact);
+    return numerics.value_or(backend == BackendKind::kReference ? Numerics::kExact : Numerics::kFast);
   }
 };
 

@@ -133,7 +133,7 @@ class LogitsRun {
       Runner::Item item{&sequence, std::span(ids_).subspan(at, n), Runner::Logits::kAll};
       KVASIR_TRY_STATUS(runner_.step({&item, 1}));
       keep_logits(at, n);
-      if (mtp) run_mtp(sequence, at, n);
+      if (mtp) KVASIR_TRY_STATUS(run_mtp(sequence, at, n));
       at += n;
       bar.tick(at);
     }
@@ -177,10 +177,10 @@ class LogitsRun {
   }
 
   // The draft block on the rows whose next token is known.
-  void run_mtp(Sequence& sequence, int64_t at, int64_t n) {
+  Status run_mtp(Sequence& sequence, int64_t at, int64_t n) {
     int64_t known = std::min(n, tokens() - 1 - at);
-    if (known <= 0) return;
-    runner_.draft(sequence, at, std::span(ids_).subspan(at + 1, known), Runner::Logits::kAll);
+    if (known <= 0) return {};
+    KVASIR_TRY_STATUS(runner_.draft(sequence, at, std::span(ids_).subspan(at + 1, known), Runner::Logits::kAll));
     auto logits = runner_.logits();
     TapTensor& out = tap_["mtp.logits"];
     out.columns = config_.vocab_size;
@@ -189,6 +189,7 @@ class LogitsRun {
       tap_["mtp.ids"].i32.push_back(ids_[at + 1 + i]);
       tap_["mtp.rows"].i32.push_back(static_cast<int32_t>(at + i));
     }
+    return {};
   }
 
   Status write() {
@@ -221,7 +222,7 @@ class LogitsRun {
   std::vector<int32_t> ids_;
   std::vector<int64_t> rows_;
   TapTensor logits_;
-  Tap tap_;
+  Tap tap_{runner_.ops().memory()};
 };
 
 Status continue_greedily(const LogitsOptions& options, Session& session, const std::vector<int32_t>& ids) {

@@ -6,6 +6,7 @@
 
 #include "backend/backend.h"
 #include "cli/error.h"
+#include "model/place.h"
 
 namespace kvasir {
 
@@ -23,10 +24,11 @@ Result<std::string> bundled_model_dir() {
 
 Result<std::unique_ptr<Ops>> make_ops(const ComputeOptions& compute) {
   BackendOptions options;
-  options.kind = compute.backend == BackendChoice::kCpu ? BackendKind::kCpu : BackendKind::kReference;
+  options.kind = compute.backend;
   options.numerics = compute.chosen_numerics();
   options.cpu_isa = compute.cpu_isa;
   options.threads = compute.threads;
+  options.cuda_device = compute.device;
   return make_ops(options);
 }
 
@@ -44,6 +46,9 @@ Result<std::unique_ptr<Session>> open_session(const std::string& dir, const Comp
   load.progress = progress;
   KVASIR_TRY(session->loaded, load_checkpoint(session->dir, load));
   for (const std::string& note : session->loaded.notes) std::fprintf(stderr, "%s\n", error_line(note).c_str());
+  if (!ops->memory().on_host()) {
+    KVASIR_TRY(session->loaded.model, place_model(session->loaded.model, ops->memory(), progress));
+  }
   KVASIR_TRY(session->runner, Runner::make(session->loaded.model, std::move(ops), options));
   return session;
 }

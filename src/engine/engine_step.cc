@@ -225,7 +225,7 @@ void EngineLoop::draft() {
   }
   int64_t guesses = 0;
   while (!draft_items_.empty()) {
-    runner_->draft(draft_items_);
+    if (Status status = runner_->draft(draft_items_); !status) return fail(status.error());
     size_t kept = 0;
     for (size_t i = 0; i < draft_items_.size(); ++i) {
       ActiveRequest& a = *draft_owners_[i];

@@ -60,7 +60,7 @@ class Generation {
       }
       // The draft block sees a window only, so it need not read what lies further back than that.
       if (options_.draft_tokens > 0 && total - done <= runner_.model().config.window)
-        runner_.draft(sequence_, start, prompt.subspan(done - n + 1, n));
+        KVASIR_TRY_STATUS(runner_.draft(sequence_, start, prompt.subspan(done - n + 1, n)));
     }
     return false;
   }
@@ -72,7 +72,7 @@ class Generation {
     if (options_.draft_tokens > 0) {
       std::vector<int32_t> next(chunk.begin() + 1, chunk.end());
       next.push_back(last_);
-      runner_.draft(sequence_, start, next);
+      KVASIR_TRY_STATUS(runner_.draft(sequence_, start, next));
       draft_row_ = static_cast<int64_t>(next.size());
     }
     return true;
@@ -81,7 +81,7 @@ class Generation {
   // One step on the last token and its drafts; emits what the trunk agrees with. False: it is over.
   Result<bool> decode() {
     if (interrupted()) return false;
-    make_drafts();
+    KVASIR_TRY_STATUS(make_drafts());
     int64_t start = sequence_.length();
     Runner::Item item{&sequence_, step_tokens_, Runner::Logits::kAll};
     KVASIR_TRY_STATUS(runner_.step({&item, 1}));
@@ -101,14 +101,14 @@ class Generation {
     sequence_.roll_back(start + static_cast<int64_t>(next_.size()));
     last_ = next_.back();
     if (running && options_.draft_tokens > 0) {
-      runner_.draft(sequence_, start, next_);
+      KVASIR_TRY_STATUS(runner_.draft(sequence_, start, next_));
       draft_row_ = static_cast<int64_t>(next_.size());
     }
     return running;
   }
 
   // step_tokens_ = the last token, then greedy drafts from the draft block's logits.
-  void make_drafts() {
+  Status make_drafts() {
     step_tokens_.assign(1, last_);
     int64_t room = options_.max_tokens - result_.stats.generated_tokens - 1;  // tokens beyond the next one
     int64_t wanted = std::min<int64_t>(options_.draft_tokens, room);
@@ -117,10 +117,11 @@ class Generation {
       auto best = static_cast<int32_t>(std::max_element(row.data(), row.data() + row.shape(0)) - row.data());
       step_tokens_.push_back(best);
       if (i + 1 < wanted) {
-        runner_.chain_draft(sequence_, sequence_.length() + i, draft_row_, best);
+        KVASIR_TRY_STATUS(runner_.chain_draft(sequence_, sequence_.length() + i, draft_row_, best));
         draft_row_ = 1;
       }
     }
+    return {};
   }
 
   // Shows a token. False: it ended the generation.

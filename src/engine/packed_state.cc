@@ -25,8 +25,8 @@ void walk(const KvLayout& layout, int64_t length, bool draft, std::byte* state, 
   int64_t in_page = length % kPageTokens;
   const KvRowFormat &entry = layout.entry_format, &key = layout.key_format;
   for (int64_t l = 0; l < trunk + (draft ? 1 : 0); ++l) {
-    const KvLayout::Layer& y = layout.layers[l];
-    LayerCache cache = layout.layer_cache(static_cast<int>(l), state, nullptr);
+    const LayerPlace& y = layout.layers[l];
+    LayerCache cache = y.cache(state, nullptr);
     for (int64_t p = length - window_rows; p < length; ++p) {
       visit(cache.window.row_data(entry, p % cache.window_capacity), entry.data_bytes);
       if (entry.scale_bytes) visit(cache.window.row_scale(entry, p % cache.window_capacity), entry.scale_bytes);
@@ -55,9 +55,11 @@ void walk(const KvLayout& layout, int64_t length, bool draft, std::byte* state, 
 
 std::vector<std::byte> pack_state(const KvLayout& layout, const Sequence& sequence, DraftWindow draft) {
   Header header{.draft = draft == DraftWindow::kKeep, .length = sequence.length()};
-  std::byte* page = header.length % kPageTokens ? sequence.pages()[header.length / kPageTokens] : nullptr;
+  HostBytes state(sequence.memory(), sequence.state(), layout.state_bytes, HostBytes::Content::kFetch);
+  HostBytes page(sequence.memory(), header.length % kPageTokens ? sequence.page(header.length / kPageTokens) : nullptr, layout.page_bytes,
+                 HostBytes::Content::kFetch);
   int64_t bytes = sizeof(header);
-  auto each = [&](auto&& visit) { walk(layout, header.length, header.draft, sequence.state(), page, visit); };
+  auto each = [&](auto&& visit) { walk(layout, header.length, header.draft, state.data(), page.data(), visit); };
   each([&](std::byte*, int64_t n) { bytes += n; });
   std::vector<std::byte> out(bytes);
   std::memcpy(out.data(), &header, sizeof(header));
@@ -86,8 +88,11 @@ Status unpack_state(const KvLayout& layout, std::span<const std::byte> packed, S
   // Rows of a page that the sequence has whole are in it already: they are skipped, but they are counted.
   bool own_page = length % kPageTokens != 0 && sequence.stored() < length;
   KVASIR_TRY_STATUS(sequence.reserve(length));
-  std::byte* page = length % kPageTokens ? sequence.pages()[length / kPageTokens] : nullptr;
-  auto each = [&](auto&& visit) { walk(layout, length, header.draft != 0, sequence.state(), page, visit); };
+  HostBytes state(sequence.memory(), sequence.state(), layout.state_bytes, HostBytes::Content::kUnset);
+  HostBytes unfinished(sequence.memory(), length % kPageTokens ? sequence.page(length / kPageTokens) : nullptr, layout.page_bytes,
+                       HostBytes::Content::kUnset);
+  std::byte* page = unfinished.data();
+  auto each = [&](auto&& visit) { walk(layout, length, header.draft != 0, state.data(), page, visit); };
   auto bytes = static_cast<int64_t>(sizeof(header));
   each([&](std::byte*, int64_t n) { bytes += n; });
   if (bytes != static_cast<int64_t>(packed.size())) {
@@ -99,6 +104,8 @@ Status unpack_state(const KvLayout& layout, std::span<const std::byte> packed, S
     if (!in_page || own_page) std::memcpy(to, from, n);
     from += n;
   });
+  state.write_back();
+  if (own_page) unfinished.write_back();
   return {};
 }
 

@@ -44,7 +44,7 @@ TEST_P(PackedState, HoldsTheRowsThatTheNextTokensRead) {
     auto made = resumed(layout, pool, from, pack_state(layout, from, DraftWindow::kLeave));
     ASSERT_TRUE(made) << made.error().message;
     for (int l = 0; l < 5; ++l) {
-      LayerCache a = layout.layer_cache(l, from.state(), from.pages()), b = layout.layer_cache(l, made->state(), made->pages());
+      LayerCache a = layout.layers[l].cache(from.state(), from.pages()), b = layout.layers[l].cache(made->state(), made->pages());
       auto same_row = [&](const KvRows& x, const KvRows& y, const KvRowFormat& f, int64_t row, const char* what) {
         EXPECT_EQ(std::memcmp(x.row_data(f, row), y.row_data(f, row), f.data_bytes), 0) << what << row << " of layer " << l << " at " << tokens;
         EXPECT_EQ(std::memcmp(x.row_scale(f, row), y.row_scale(f, row), f.scale_bytes), 0) << what << row;

@@ -39,14 +39,15 @@ class Runner {
   // Computes all items in one step, in order, and advances their sequences. Pages are grown as needed.
   // Afterwards logits() holds the rows asked for, items in order.
   Status step(std::span<const Item> items);
-  View<const float, 2> logits() const { return ws_.logits.rows(0, logit_count_); }
+  // On the host, until the next step or draft.
+  View<const float, 2> logits() const;
 
   // The draft block on the first `next_ids.size()` rows of the last step, which must have had one item:
   // row i is followed by token next_ids[i]. `start` is the position of row 0. logits() then holds the rows
   // asked for.
-  void draft(Sequence& sequence, int64_t start, std::span<const int32_t> next_ids, Logits logits = Logits::kLast);
+  Status draft(Sequence& sequence, int64_t start, std::span<const int32_t> next_ids, Logits logits = Logits::kLast);
   // One more draft from the last row of the previous draft call (moved to row 0), at position `start`.
-  void chain_draft(Sequence& sequence, int64_t start, int64_t previous_rows, int32_t next_id);
+  Status chain_draft(Sequence& sequence, int64_t start, int64_t previous_rows, int32_t next_id);
 
   // The draft block for several sequences at once: `next_ids` follow rows [first_row, ...) of the last step or draft
   // call, the first of which stands at `start`. Items ascend by first_row. Afterwards the streams of item i's last row
@@ -57,7 +58,7 @@ class Runner {
     int64_t start = 0;
     std::span<const int32_t> next_ids;
   };
-  void draft(std::span<const DraftItem> items);
+  Status draft(std::span<const DraftItem> items);
   int64_t last_draft_row(int64_t item) const { return sequences_[item].span.first_row + sequences_[item].span.tokens - 1; }
 
   const Model& model() const { return model_; }
@@ -69,7 +70,11 @@ class Runner {
 
  private:
   Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options);
-  std::byte* const* discarded_pages(int64_t tokens);
+  Result<std::byte* const*> discarded_pages(int64_t tokens);
+  // Loads what the vectors below say, runs `pass` (the trunk or the draft block) and fetches its logits.
+  Status run(void (*pass)(const ForwardContext&));
+  // Rows of the streams that the trunk or the draft block has left.
+  void move_streams(int64_t to, int64_t from, int64_t rows);
   ForwardContext context() { return {model_, layout_, *ops_, ws_, observer_}; }
 
   const Model& model_;
@@ -80,9 +85,10 @@ class Runner {
   Workspace ws_;
   ForwardObserver* observer_ = nullptr;
   Buffer discarded_;                        // rows that a replay computes and nobody reads; made when first needed
-  std::vector<std::byte*> discarded_table_;
+  Buffer discarded_table_;                  // their addresses
   std::vector<int32_t> ids_, positions_, logit_rows_;
-  std::vector<BatchSequence> sequences_;
+  std::vector<CacheSequence> sequences_;
+  std::vector<float> logits_;  // a copy, where the backend does not compute on the host
   int64_t logit_count_ = 0;
 };
 

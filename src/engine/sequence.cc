@@ -1,13 +1,11 @@
 // Growing, rolling back and restoring; see sequence.h.
 #include "engine/sequence.h"
 
-#include <cstring>
-
 namespace kvasir {
 
 Result<Sequence> Sequence::make(const KvLayout& layout, PagePool& pool) {
-  KVASIR_TRY(Buffer state, Buffer::make(layout.state_bytes, "the windows and compressor tails of a sequence"));
-  return Sequence(BlockTable(pool), std::move(state), layout.page_bytes);
+  KVASIR_TRY(Buffer state, pool.memory().allocate(layout.state_bytes, "the windows and compressor tails of a sequence"));
+  return Sequence(BlockTable(pool), std::move(state), layout.page_bytes, pool.memory());
 }
 
 Status Sequence::reserve(int64_t tokens) {
@@ -30,7 +28,8 @@ void Sequence::adopt(std::span<const PageId> pages, int64_t length) {
 
 void Sequence::take_snapshot(Snapshot& out) const {
   out.length = length_;
-  out.state.assign(state_.data(), state_.data() + state_.size());
+  out.state.resize(static_cast<size_t>(state_.size()));
+  memory_->read(out.state.data(), state_.data(), state_.size());
 }
 
 void Sequence::restore(const Snapshot& snapshot) {
@@ -39,7 +38,7 @@ void Sequence::restore(const Snapshot& snapshot) {
   if (length_ == 0) return;
   KVASIR_CHECK(static_cast<int64_t>(snapshot.state.size()) == state_.size(), "a snapshot of {} bytes, the state has {}",
                snapshot.state.size(), state_.size());
-  std::memcpy(state_.data(), snapshot.state.data(), snapshot.state.size());
+  memory_->write(state_.data(), snapshot.state.data(), state_.size());
 }
 
 }  // namespace kvasir

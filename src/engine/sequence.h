@@ -45,15 +45,21 @@ class Sequence {
   int64_t stored() const { return stored_; }
   std::span<const PageId> page_ids() const { return table_.ids(); }
 
+  // Where the backend computes: for ops.
   std::byte* state() const { return state_.data(); }
   std::byte* const* pages() const { return table_.addresses(); }
+  // The address of one page, for whoever copies it.
+  std::byte* page(int64_t i) const { return table_.host_addresses()[i]; }
+  int64_t page_count() const { return table_.size(); }
+  Memory& memory() const { return *memory_; }
   // Bytes that this sequence really holds: pages + state.
   int64_t held_bytes() const { return table_.size() * page_bytes_ + state_.size(); }
 
  private:
-  Sequence(BlockTable table, Buffer state, int64_t page_bytes)
-      : table_(std::move(table)), state_(std::move(state)), page_bytes_(page_bytes) {}
+  Sequence(BlockTable table, Buffer state, int64_t page_bytes, Memory& memory)
+      : memory_(&memory), table_(std::move(table)), state_(std::move(state)), page_bytes_(page_bytes) {}
 
+  Memory* memory_;
   BlockTable table_;
   Buffer state_;
   int64_t page_bytes_;

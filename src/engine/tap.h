@@ -23,6 +23,9 @@ struct TapTensor {
 
 class Tap final : public ForwardObserver {
  public:
+  // `memory`: of the backend that computes.
+  explicit Tap(Memory& memory = host_memory()) : memory_(&memory) {}
+
   // Row i of `data` replaces token positions[i] of tensor `name` before its module runs.
   void inject(const std::string& name, std::vector<int64_t> positions, TapTensor data);
   // Names given to inject() that no module has offered: they were misspelt, or of the wrong layer.
@@ -49,6 +52,7 @@ class Tap final : public ForwardObserver {
   int64_t position_ = 0;
   bool recording_ = false;
   std::map<std::string, Injection> injections_;
+  Memory* memory_;
   std::map<std::string, TapTensor> tensors_;
   std::string error_;
 };

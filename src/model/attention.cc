@@ -11,20 +11,11 @@ namespace {
 struct AttentionBlock {
   const ForwardContext& c;
   const LayerWeights& layer;
-  int index;
-  const Batch& batch;
+  const LayerPlace& place;
   const Workspace::Block& rows;
   View<float, 2> x;            // [rows, dim] input
   View<float, 2> qa;           // [rows, q_rank]
   View<const float, 3> table;  // [rows, rope_dim/2, 2]
-
-  const Workspace::Piece& piece(int i) const { return c.ws.pieces[rows.first_piece + i]; }
-  // The first row of a piece, counted from the block's own row 0.
-  int64_t offset(const Workspace::Piece& p) const { return p.span.first_row - rows.first_row; }
-  LayerCache cache(const Workspace::Piece& p) const {
-    const BatchSequence& s = batch.sequences[p.sequence];
-    return c.layout.layer_cache(index, s.state, s.pages);
-  }
 };
 
 // q: low rank, per-head norm, rotated.
@@ -55,28 +46,19 @@ void compress(const AttentionBlock& b, const CompressorWeights& w, CompressKind 
   View<float, 2> kv(kv_space.data(), {n, width}), score(score_space.data(), {n, width});
   b.c.ops.linear({w.wkv, b.x, kv, LinearKind::kFloat});
   b.c.ops.linear({w.wgate, b.x, score, LinearKind::kFloat});
-  bool entry = kind == CompressKind::kEntry;
-  for (int i = 0; i < b.rows.num_pieces; ++i) {
-    const Workspace::Piece& p = b.piece(i);
-    LayerCache cache = b.cache(p);
-    CompressArgs a;
-    a.kind = kind;
-    a.ratio = b.layer.ratio;
-    a.lanes = b.layer.ratio == 4 ? 2 : 1;
-    a.kv = kv.rows(b.offset(p), p.span.tokens);
-    a.score = score.rows(b.offset(p), p.span.tokens);
-    a.ape = w.ape;
-    a.norm = w.norm;
-    a.norm_eps = b.c.model.config.norm_eps;
-    a.inv_freq = b.layer.inv_freq;
-    a.start = p.span.start;
-    a.tail = entry ? cache.tail : cache.index_tail;
-    a.tail_capacity = cache.tail_capacity;
-    a.format = entry ? b.c.layout.entry_format : b.c.layout.key_format;
-    a.pages = b.batch.sequences[p.sequence].written_pages;
-    a.section = entry ? cache.entries : cache.keys;
-    b.c.ops.compress(a);
-  }
+  CompressArgs a;
+  a.kind = kind;
+  a.lanes = b.layer.ratio == 4 ? 2 : 1;
+  a.kv = kv;
+  a.score = score;
+  a.ape = w.ape;
+  a.norm = w.norm;
+  a.norm_eps = b.c.model.config.norm_eps;
+  a.inv_freq = b.layer.inv_freq;
+  a.batch = b.rows.batch;
+  a.place = b.place;
+  a.format = kind == CompressKind::kEntry ? b.c.layout.entry_format : b.c.layout.key_format;
+  b.c.ops.compress(a);
 }
 
 // The lightning indexer: index keys of closed groups, then each row's best entries into ws.selected.
@@ -94,41 +76,25 @@ void select_entries(const AttentionBlock& b) {
   float scale =
       static_cast<float>(1.0 / std::sqrt(double(config.index_dim)) / std::sqrt(double(config.index_heads)));
   b.c.ops.index_query({iq, b.table, weight, scale});
-  for (int i = 0; i < b.rows.num_pieces; ++i) {
-    const Workspace::Piece& p = b.piece(i);
-    LayerCache cache = b.cache(p);
-    b.c.ops.index_select({iq.rows(b.offset(p), p.span.tokens), weight.rows(b.offset(p), p.span.tokens),
-                          p.span.start, b.layer.ratio, b.c.layout.key_format, cache.pages, cache.keys,
-                          ws.selected.rows(p.span.first_row, p.span.tokens)});
-  }
+  b.c.ops.index_select({iq, weight, b.rows.batch, b.place, b.c.layout.key_format, ws.selected.rows(b.rows.first_row, n)});
 }
 
 void attend(const AttentionBlock& b, EntryChoice choice) {
   Workspace& ws = b.c.ws;
-  const KvRowFormat& format = b.c.layout.entry_format;
-  for (int i = 0; i < b.rows.num_pieces; ++i) {
-    const Workspace::Piece& p = b.piece(i);
-    LayerCache cache = b.cache(p);
-    int64_t at = b.offset(p), n = p.span.tokens;
-    KvRows rows = {ws.window_rows.row_data(format, at), ws.window_rows.row_scale(format, at)};
-    AttendArgs a;
-    a.q = ws.q.rows(at, n);
-    a.sink = b.layer.attn.sink;
-    a.start = p.span.start;
-    a.window = b.c.model.config.window;
-    a.format = format;
-    a.ring = cache.window;
-    a.ring_capacity = cache.window_capacity;
-    a.rows = rows;
-    a.choice = choice;
-    a.ratio = b.layer.ratio;
-    if (choice == EntryChoice::kSelected) a.selected = ws.selected.rows(p.span.first_row, n);
-    a.pages = cache.pages;
-    a.entries = cache.entries;
-    a.out = ws.o.rows(at, n);
-    b.c.ops.attend(a);
-    b.c.ops.commit_window({format, rows, n, p.span.start, cache.window, cache.window_capacity});
-  }
+  int64_t n = b.rows.rows;
+  AttendArgs a;
+  a.q = ws.q.rows(0, n);
+  a.sink = b.layer.attn.sink;
+  a.batch = b.rows.batch;
+  a.place = b.place;
+  a.window = b.c.model.config.window;
+  a.format = b.c.layout.entry_format;
+  a.rows = ws.window_rows;
+  a.choice = choice;
+  if (choice == EntryChoice::kSelected) a.selected = ws.selected.rows(b.rows.first_row, n);
+  a.out = ws.o.rows(0, n);
+  b.c.ops.attend(a);
+  b.c.ops.commit_window({a.format, a.rows, a.batch, a.place});
 }
 
 void project_out(const AttentionBlock& b, View<float, 2> y) {
@@ -144,13 +110,12 @@ void project_out(const AttentionBlock& b, View<float, 2> y) {
 
 }  // namespace
 
-void attention(const ForwardContext& c, const LayerWeights& layer, int index, const Batch& batch) {
+void attention(const ForwardContext& c, const LayerWeights& layer, int index) {
   View<float, 3> rope = layer.ratio == 0 ? c.ws.rope_main : c.ws.rope_compress;
   for (const Workspace::Block& rows : c.ws.blocks) {
     AttentionBlock b{c,
                      layer,
-                     index,
-                     batch,
+                     c.layout.layers[index],
                      rows,
                      c.ws.x.rows(rows.first_row, rows.rows),
                      c.ws.qa.rows(0, rows.rows),

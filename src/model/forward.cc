@@ -4,13 +4,13 @@
 namespace kvasir {
 namespace {
 
-void rope_tables(const ForwardContext& c, const Batch& batch) {
-  int64_t t = batch.ids.shape(0);
+void rope_tables(const ForwardContext& c) {
+  int64_t t = c.ws.rows;
   bool main = false, compress = false;  // one table per kind serves every layer of that kind
   auto fill = [&](const LayerWeights& layer) {
     bool& filled = layer.ratio == 0 ? main : compress;
     View<float, 3> table = layer.ratio == 0 ? c.ws.rope_main : c.ws.rope_compress;
-    if (!filled) c.ops.rope_table({layer.inv_freq, batch.positions, table.rows(0, t)});
+    if (!filled) c.ops.rope_table({layer.inv_freq, c.ws.positions, table.rows(0, t)});
     filled = true;
   };
   for (const LayerWeights& layer : c.model.layers) fill(layer);
@@ -23,23 +23,20 @@ void observe(const ForwardContext& c, const std::string& name, const char* what,
 
 }  // namespace
 
-void forward(const ForwardContext& c, const Batch& batch) {
-  int64_t t = batch.ids.shape(0);
-  KVASIR_CHECK(t <= c.ws.max_tokens, "a step of {} tokens in a workspace for {}", t, c.ws.max_tokens);
-  c.ws.cut_blocks(batch);
-  rope_tables(c, batch);
-  c.ops.embed({batch.ids, c.model.embed, c.ws.streams.rows(0, t)});
+void forward(const ForwardContext& c) {
+  int64_t t = c.ws.rows;
+  rope_tables(c);
+  c.ops.embed({c.ws.ids, c.model.embed, c.ws.streams.rows(0, t)});
   for (size_t l = 0; l < c.model.layers.size(); ++l) {
     std::string name = c.observer ? "layers." + std::to_string(l) + "." : "";
-    block(c, c.model.layers[l], static_cast<int>(l), name, batch);
+    block(c, c.model.layers[l], static_cast<int>(l), name);
   }
-  head(c, c.model.hc_head, c.model.norm, batch);
+  head(c, c.model.hc_head, c.model.norm);
 }
 
-void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name,
-           const Batch& batch) {
+void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name) {
   const ModelConfig& config = c.model.config;
-  int64_t t = batch.ids.shape(0);
+  int64_t t = c.ws.rows;
   View<float, 3> streams = c.ws.streams.rows(0, t);
   View<float, 2> x = c.ws.x.rows(0, t), y = c.ws.y.rows(0, t);
   View<float, 2> post = c.ws.post.rows(0, t);
@@ -51,7 +48,7 @@ void block(const ForwardContext& c, const LayerWeights& layer, int index, const 
   hc_pre(layer.attn_hc);
   c.ops.rms_norm({x, layer.attn_norm, config.norm_eps, x});
   observe(c, name, "attn.in", x);
-  attention(c, layer, index, batch);
+  attention(c, layer, index);
   observe(c, name, "attn.out", y);
   if (c.observer && layer.kind == AttentionKind::kCsa)
     c.observer->indices(name + "indexer.selected", c.ws.selected.rows(0, t));
@@ -60,7 +57,7 @@ void block(const ForwardContext& c, const LayerWeights& layer, int index, const 
   hc_pre(layer.ffn_hc);
   c.ops.rms_norm({x, layer.ffn_norm, config.norm_eps, x});
   observe(c, name, "ffn.in", x);
-  moe(c, layer, batch);
+  moe(c, layer);
   observe(c, name, "ffn.out", y);
   if (c.observer) c.observer->indices(name + "gate.experts", c.ws.experts.rows(0, t));
   observe(c, name, "gate.weights", c.ws.expert_weights.rows(0, t));
@@ -68,14 +65,12 @@ void block(const ForwardContext& c, const LayerWeights& layer, int index, const 
   observe(c, name, "out", View<float, 2>(streams.data(), {t, config.hc * config.dim}));
 }
 
-void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm,
-          const Batch& batch) {
+void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm) {
   const ModelConfig& config = c.model.config;
-  int64_t n = batch.logit_rows.shape(0);
+  int64_t n = c.ws.logit_rows.shape(0);
   if (n == 0) return;
-  KVASIR_CHECK(n <= c.ws.max_logit_rows, "{} rows of logits in a workspace for {}", n, c.ws.max_logit_rows);
   View<float, 2> h = c.ws.h.rows(0, n);
-  c.ops.hc_head({hc, c.ws.streams, batch.logit_rows, config.norm_eps, config.hc_eps, h});
+  c.ops.hc_head({hc, c.ws.streams, c.ws.logit_rows, config.norm_eps, config.hc_eps, h});
   c.ops.rms_norm({h, norm, config.norm_eps, h});
   c.ops.linear({c.model.head, h, c.ws.logits.rows(0, n), LinearKind::kFloat});
 }

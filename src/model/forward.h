@@ -10,7 +10,8 @@
 
 namespace kvasir {
 
-// Sees, and may change, the tensors between modules (`kvasir logits --tap` and `--inject`). Names are
+// Sees, and may change, the tensors between modules (`kvasir logits --tap` and `--inject`): views of the backend's
+// memory. Names are
 // those of the oracle data: "layers.3.attn.in", "mtp.in", ... Tensors that can be injected are offered
 // before their module runs.
 class ForwardObserver {
@@ -29,22 +30,20 @@ struct ForwardContext {
   ForwardObserver* observer = nullptr;
 };
 
-// Every token of `batch` through every layer. KV goes to the pages and states named in the batch; logits
-// of batch.logit_rows to ws.logits; ws.streams keeps the trunk's output for mtp_forward.
-void forward(const ForwardContext& c, const Batch& batch);
+// Every token of the step in ws (Workspace::load) through every layer. KV goes to the pages and states that the step
+// names; logits of ws.logit_rows to ws.logits; ws.streams keeps the trunk's output for mtp_forward.
+void forward(const ForwardContext& c);
 
 // The MTP block on the rows of the last forward: row i pairs the trunk's streams of position i with
-// batch.ids[i], the token at position i + 1, and predicts the token at i + 2. Reads and rewrites
+// ws.ids[i], the token at position i + 1, and predicts the token at i + 2. Reads and rewrites
 // ws.streams, so drafts chain by calling it again. Source: spec 8.
-void mtp_forward(const ForwardContext& c, const Batch& batch);
+void mtp_forward(const ForwardContext& c);
 
 // Modules, in forward order.
-void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name,
-           const Batch& batch);
+void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name);
 // These two: ws.x -> ws.y.
-void attention(const ForwardContext& c, const LayerWeights& layer, int index, const Batch& batch);
-void moe(const ForwardContext& c, const LayerWeights& layer, const Batch& batch);
-void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm,
-          const Batch& batch);
+void attention(const ForwardContext& c, const LayerWeights& layer, int index);
+void moe(const ForwardContext& c, const LayerWeights& layer);
+void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm);
 
 }  // namespace kvasir

@@ -37,7 +37,8 @@ KvLayout KvLayout::make(const ModelConfig& c, Numerics numerics) {
   int64_t hca_data = take(l.page_bytes, hca_layers * l.entry_format.data_bytes);
   int64_t hca_scale = take(l.page_bytes, hca_layers * l.entry_format.scale_bytes);
   for (int i = 0; i <= c.num_layers; ++i) {
-    Layer& y = l.layers[i];
+    LayerPlace& y = l.layers[i];
+    y.window_capacity = l.window_capacity;
     y.ratio = i < c.num_layers ? c.compress_ratio(i) : 0;
     y.window_data = take(l.state_bytes, l.window_capacity * l.entry_format.data_bytes);
     y.window_scale = take(l.state_bytes, l.window_capacity * l.entry_format.scale_bytes);
@@ -66,7 +67,7 @@ KvLayout KvLayout::make(const ModelConfig& c, Numerics numerics) {
 
 std::vector<int64_t> KvLayout::section_bytes() const {
   std::vector<int64_t> ends;
-  for (const Layer& y : layers)
+  for (const LayerPlace& y : layers)
     if (y.ratio == 4) ends.push_back(y.entries.data_offset);
   // Each section reaches to the start of the next; a model without HCA layers has no first one.
   if (ends.empty() || ends.front() != 0) ends.insert(ends.begin(), 0);
@@ -80,25 +81,11 @@ std::vector<int64_t> KvLayout::section_bytes() const {
 uint64_t KvLayout::fingerprint() const {
   std::vector<int64_t> all = {entry_format.data_bytes, entry_format.scale_bytes, key_format.data_bytes, key_format.scale_bytes,
                               window_capacity, page_bytes, state_bytes, kPageTokens};
-  for (const Layer& y : layers) {
+  for (const LayerPlace& y : layers) {
     all.insert(all.end(), {y.ratio, y.window_data, y.window_scale, y.tail, y.index_tail, y.tail_capacity, y.entries.data_offset,
                            y.entries.scale_offset, y.keys.data_offset, y.keys.scale_offset});
   }
   return XXH3_64bits(all.data(), all.size() * sizeof(int64_t));
-}
-
-LayerCache KvLayout::layer_cache(int layer, std::byte* state, std::byte* const* pages) const {
-  const Layer& y = layers[layer];
-  LayerCache c;
-  c.window = {state + y.window_data, state + y.window_scale};
-  c.window_capacity = window_capacity;
-  if (y.ratio != 0) c.tail = reinterpret_cast<float*>(state + y.tail);
-  if (y.ratio == 4) c.index_tail = reinterpret_cast<float*>(state + y.index_tail);
-  c.tail_capacity = y.tail_capacity;
-  c.pages = pages;
-  c.entries = y.entries;
-  c.keys = y.keys;
-  return c;
 }
 
 }  // namespace kvasir

@@ -24,24 +24,12 @@ inline constexpr int kPageTokens = 128;
 inline constexpr int kRollbackSlack = 8;
 
 struct KvLayout {
-  // One entry per trunk layer, then one for the MTP block.
-  struct Layer {
-    int ratio = 0;
-    int64_t window_data = 0;   // offsets in the state
-    int64_t window_scale = 0;
-    int64_t tail = 0;
-    int64_t index_tail = 0;
-    int64_t tail_capacity = 0;
-    PageSection entries;       // offsets in a page
-    PageSection keys;
-  };
-
   KvRowFormat entry_format;
   KvRowFormat key_format;
   int64_t window_capacity = 0;
   int64_t page_bytes = 0;   // of one page, all layers
   int64_t state_bytes = 0;  // of one sequence
-  std::vector<Layer> layers;
+  std::vector<LayerPlace> layers;  // one per trunk layer, then one for the MTP block
 
   static KvLayout make(const ModelConfig& config, Numerics numerics);
   // Pages that a sequence of `tokens` needs.
@@ -50,7 +38,6 @@ struct KvLayout {
   std::vector<int64_t> section_bytes() const;
   // Equal only for layouts that put every row of a page and of a state in the same place.
   uint64_t fingerprint() const;
-  LayerCache layer_cache(int layer, std::byte* state, std::byte* const* pages) const;
 };
 
 }  // namespace kvasir

@@ -4,11 +4,11 @@
 
 namespace kvasir {
 
-void mtp_forward(const ForwardContext& c, const Batch& batch) {
+void mtp_forward(const ForwardContext& c) {
   KVASIR_CHECK(c.model.mtp != nullptr, "the model has no MTP block");
   const MtpWeights& w = *c.model.mtp;
   const ModelConfig& config = c.model.config;
-  int64_t t = batch.ids.shape(0);
+  int64_t t = c.ws.rows;
   Ops& ops = c.ops;
   Workspace& ws = c.ws;
   View<float, 3> streams = ws.streams.rows(0, t), h = ws.mtp_h.rows(0, t);
@@ -17,16 +17,15 @@ void mtp_forward(const ForwardContext& c, const Batch& batch) {
   View<float, 2> e = ws.x.rows(0, t), projected = ws.y.rows(0, t);
   if (c.observer) c.observer->tensor("mtp.in", View<float, 2>(streams.data(), {t, config.hc * config.dim}));
 
-  ws.cut_blocks(batch);
-  ops.rope_table({w.block.inv_freq, batch.positions, ws.rope_main.rows(0, t)});
-  ops.gather_embedding({batch.ids, c.model.embed, e});
+  ops.rope_table({w.block.inv_freq, ws.positions, ws.rope_main.rows(0, t)});
+  ops.gather_embedding({ws.ids, c.model.embed, e});
   ops.rms_norm({e, w.enorm, config.norm_eps, e});
   ops.linear({w.e_proj, e, projected});
   ops.rms_norm({stream_rows, w.hnorm, config.norm_eps, h_rows});
   ops.linear({w.h_proj, h_rows, stream_rows});
   ops.mtp_join({streams, projected, streams});
-  block(c, w.block, config.num_layers, "mtp.", batch);
-  head(c, w.hc_head, w.norm, batch);
+  block(c, w.block, config.num_layers, "mtp.");
+  head(c, w.hc_head, w.norm);
 }
 
 }  // namespace kvasir

@@ -47,6 +47,7 @@ struct MoeWeights {             // ffn.*
   View<const float, 1> bias;    // [num_experts]; empty in hash layers
   View<const int32_t, 2> tid2eid;  // [vocab, experts_per_token]; empty in score layers
   std::vector<ExpertWeights> experts;  // fp4 or fp8
+  View<const ExpertWeights, 1> table;  // `experts` where the backend computes; empty: it computes on the host
   ExpertWeights shared;         // fp8
 };
 

@@ -65,37 +65,96 @@ int64_t lay_out(Workspace& w, const ModelConfig& c, const KvLayout& layout, bool
   return a.used();
 }
 
+// The parts of a step's description, at fixed places for a workspace of this size.
+struct StepParts {
+  explicit StepParts(int64_t max_tokens, int64_t max_logit_rows) {
+    int64_t pieces = max_tokens + max_tokens / kAttentionBlock + 1;
+    positions = ids + max_tokens * kId;
+    row_sequence = positions + max_tokens * kId;
+    logit_rows = row_sequence + max_tokens * kId;
+    sequences = (logit_rows + max_logit_rows * kId + 63) / 64 * 64;
+    bytes = sequences + pieces * static_cast<int64_t>(sizeof(CacheSequence));
+  }
+  static constexpr int64_t kId = sizeof(int32_t);
+  int64_t ids = 0, positions, row_sequence, logit_rows, sequences, bytes;
+};
+
+// A bound that stays the same for many steps, so that steps can be recorded and replayed.
+int64_t length_bound(int64_t length) {
+  int64_t bound = 1024;
+  while (bound < length) bound *= 2;
+  return bound;
+}
+
 }  // namespace
 
 Result<Workspace> Workspace::make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens,
-                                  int64_t max_logit_rows, bool with_mtp) {
+                                  int64_t max_logit_rows, bool with_mtp, Memory& memory) {
   Workspace w;
   w.max_tokens = max_tokens;
   w.max_logit_rows = max_logit_rows;
+  w.memory_ = &memory;
   // The sizing pass needs a non-null base only so that no arithmetic is done on a null pointer.
   alignas(64) static std::byte nowhere[64];
-  KVASIR_TRY(w.memory_,
-             Buffer::make(lay_out(w, config, layout, with_mtp, nowhere), "the activations of a step"));
-  lay_out(w, config, layout, with_mtp, w.memory_.data());
+  KVASIR_TRY(w.activations_,
+             memory.allocate(lay_out(w, config, layout, with_mtp, nowhere), "the activations of a step"));
+  lay_out(w, config, layout, with_mtp, w.activations_.data());
+  StepParts parts(max_tokens, max_logit_rows);
+  KVASIR_TRY(w.step_, memory.allocate(parts.bytes, "the description of a step"));
+  w.staging_.resize(static_cast<size_t>(parts.bytes));
   return w;
 }
 
-void Workspace::cut_blocks(const Batch& batch) {
+void Workspace::load(const Batch& batch) {
+  rows = batch.rows();
+  KVASIR_CHECK(rows <= max_tokens, "a step of {} tokens in a workspace for {}", rows, max_tokens);
+  auto wanted = static_cast<int64_t>(batch.logit_rows.size());
+  KVASIR_CHECK(wanted <= max_logit_rows, "{} rows of logits in a workspace for {}", wanted, max_logit_rows);
+  StepParts parts(max_tokens, max_logit_rows);
+  std::byte *stage = staging_.data(), *there = step_.data();
+  auto put = [&](int64_t at, std::span<const int32_t> values) {
+    std::copy(values.begin(), values.end(), reinterpret_cast<int32_t*>(stage + at));
+    return View<int32_t, 1>(reinterpret_cast<int32_t*>(there + at), {static_cast<int64_t>(values.size())});
+  };
+  ids = put(parts.ids, batch.ids);
+  positions = put(parts.positions, batch.positions);
+  logit_rows = put(parts.logit_rows, batch.logit_rows);
+
+  auto* row_sequence = reinterpret_cast<int32_t*>(stage + parts.row_sequence);
+  auto* pieces = reinterpret_cast<CacheSequence*>(stage + parts.sequences);
+  int64_t piece_count = 0;
   blocks.clear();
-  pieces.clear();
-  for (int s = 0; s < static_cast<int>(batch.sequences.size()); ++s) {
-    const SequenceSpan& span = batch.sequences[s].span;
-    for (int64_t done = 0; done < span.tokens;) {
-      if (blocks.empty() || blocks.back().rows == kAttentionBlock)
-        blocks.push_back({span.first_row + done, 0, static_cast<int>(pieces.size()), 0});
+  for (const CacheSequence& sequence : batch.sequences) {
+    for (int64_t done = 0; done < sequence.span.tokens;) {
+      int64_t row = sequence.span.first_row + done;
+      if (blocks.empty() || blocks.back().rows == kAttentionBlock) {
+        auto* first = reinterpret_cast<const CacheSequence*>(there + parts.sequences) + piece_count;
+        blocks.push_back({row, 0, {{first, {0}}, {}, 0, 0}});
+      }
       Block& b = blocks.back();
-      int64_t n = std::min(span.tokens - done, kAttentionBlock - b.rows);
-      pieces.push_back({s, {span.first_row + done, n, span.start + done}});
+      int64_t n = std::min(sequence.span.tokens - done, kAttentionBlock - b.rows), start = sequence.span.start + done;
+      CacheSequence& piece = pieces[piece_count++] = sequence;
+      piece.span = {b.rows, n, start};
+      int64_t number = b.batch.sequences.shape(0);
+      std::fill(row_sequence + row, row_sequence + row + n, static_cast<int32_t>(number));
       b.rows += n;
-      ++b.num_pieces;
+      b.batch.sequences = {b.batch.sequences.data(), {number + 1}};
+      b.batch.row_sequence = {reinterpret_cast<const int32_t*>(there + parts.row_sequence) + b.first_row, {b.rows}};
+      b.batch.max_tokens = std::max(b.batch.max_tokens, n);
+      b.batch.max_length = std::max(b.batch.max_length, length_bound(start + n));
       done += n;
     }
   }
+  memory_->write(there, stage, parts.sequences + piece_count * static_cast<int64_t>(sizeof(CacheSequence)));
+}
+
+const StepShape& Workspace::shape(int pass) {
+  shape_.pass = pass;
+  shape_.rows = rows;
+  shape_.logit_rows = logit_rows.shape(0);
+  shape_.blocks.clear();
+  for (const Block& b : blocks) shape_.blocks.push_back({b.rows, b.batch.sequences.shape(0), b.batch.max_tokens, b.batch.max_length});
+  return shape_;
 }
 
 }  // namespace kvasir

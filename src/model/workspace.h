@@ -1,4 +1,4 @@
-// Workspace: the activations of one step, from one allocation made at start.
+// Workspace: one step's input and activations where the backend computes, from one allocation made at start.
 //
 // Attention works on blocks of at most kAttentionBlock rows, since its activations are the widest
 // (num_heads * head_dim per row) and gain nothing from more rows; the experts see all rows of the step
@@ -11,7 +11,8 @@
 #include "model/batch.h"
 #include "model/config.h"
 #include "model/kv_layout.h"
-#include "tensor/buffer.h"
+#include "ops/ops.h"
+#include "tensor/memory.h"
 
 namespace kvasir {
 
@@ -20,6 +21,12 @@ inline constexpr int64_t kAttentionBlock = 512;
 struct Workspace {
   int64_t max_tokens = 0;      // rows of a step
   int64_t max_logit_rows = 0;
+
+  // The step: what load() has brought. Nothing of it is read on the host.
+  int64_t rows = 0;            // T
+  View<int32_t, 1> ids;        // [T]
+  View<int32_t, 1> positions;  // [T]
+  View<int32_t, 1> logit_rows; // [n]
 
   View<float, 3> streams;      // [max_tokens, hc, dim] the residual
   View<float, 2> x;            // [max_tokens, dim] input of a half block
@@ -51,25 +58,28 @@ struct Workspace {
   View<float, 2> logits;       // [max_logit_rows, vocab]
   View<float, 3> mtp_h;        // [max_tokens, hc, dim]; empty without an MTP block
 
-  // Rows [first_row, first_row + rows) of the step and the sequence pieces they belong to.
+  // Rows [first_row, first_row + rows) of the step, and the pieces of sequences that they are: at most one of each
+  // sequence. Spans and row numbers of `batch` count from the block's own row 0.
   struct Block {
     int64_t first_row = 0, rows = 0;
-    int first_piece = 0, num_pieces = 0;
-  };
-  struct Piece {
-    int sequence = 0;  // index into Batch::sequences
-    SequenceSpan span; // first_row counts from the step's row 0
+    CacheBatch batch;
   };
   std::vector<Block> blocks;  // refilled by each step; capacity is kept
-  std::vector<Piece> pieces;
 
+  // `memory` outlives the workspace.
   static Result<Workspace> make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens,
-                                int64_t max_logit_rows, bool with_mtp);
-  // Cuts the batch into attention blocks.
-  void cut_blocks(const Batch& batch);
+                                int64_t max_logit_rows, bool with_mtp, Memory& memory);
+  // Cuts a step into attention blocks and takes what describes it to the backend.
+  void load(const Batch& batch);
+  // Of the loaded step, for the given pass over it.
+  const StepShape& shape(int pass);
 
  private:
-  Buffer memory_;
+  Memory* memory_ = nullptr;
+  Buffer activations_;
+  Buffer step_;                     // ids, positions, ... : a copy of staging_
+  std::vector<std::byte> staging_;
+  StepShape shape_;                 // its memory is kept
 };
 
 }  // namespace kvasir

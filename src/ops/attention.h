@@ -21,8 +21,8 @@ struct StoreWindowArgs {
   KvRows out;                  // T rows
 };
 
-// Ops::commit_window: copies the last min(tokens, capacity) of a sequence's rows into its ring, after attend.
-struct CommitWindowArgs {
+// One sequence's part of commit_window.
+struct CommitWindowSequence {
   KvRowFormat format;
   KvRows rows;         // `tokens` rows from store_window
   int64_t tokens = 0;
@@ -31,10 +31,21 @@ struct CommitWindowArgs {
   int64_t capacity = 0;
 };
 
+// Ops::commit_window: copies the last min(tokens, capacity) of each sequence's rows into its ring, after attend.
+struct CommitWindowArgs {
+  KvRowFormat format;
+  KvRows rows;         // T rows from store_window
+  CacheBatch batch;
+  LayerPlace place;
+
+  // Readable only where the batch is.
+  CommitWindowSequence sequence(int64_t i) const;
+};
+
 enum class EntryChoice : uint8_t { kNone, kSelected, kAll };
 
-// Ops::attend, for one sequence. Window tokens before `start` are read from the ring, the rest from `rows`.
-struct AttendArgs {
+// One sequence's part of attend.
+struct AttendSequence {
   View<const float, 3> q;       // [tokens, H, D] rotated
   View<const float, 1> sink;    // [H]
   int64_t start = 0;
@@ -49,6 +60,22 @@ struct AttendArgs {
   std::byte* const* pages = nullptr;
   PageSection entries;
   View<float, 3> out;           // [tokens, H, D], before the inverse rotation
+};
+
+// Ops::attend. Window tokens before a sequence's `start` are read from its ring, the rest from `rows`.
+struct AttendArgs {
+  View<const float, 3> q;       // [T, H, D] rotated
+  View<const float, 1> sink;    // [H]
+  CacheBatch batch;
+  LayerPlace place;
+  int window = 128;
+  KvRowFormat format;
+  KvRows rows;                  // this call's T window rows
+  EntryChoice choice = EntryChoice::kNone;
+  View<const int32_t, 2> selected;  // [T, topk], kSelected only
+  View<float, 3> out;           // [T, H, D], before the inverse rotation
+
+  AttendSequence sequence(int64_t i) const;
 };
 
 }  // namespace kvasir

@@ -23,8 +23,8 @@ namespace kvasir {
 
 enum class CompressKind : uint8_t { kEntry, kIndexKey };
 
-// Ops::compress, for one sequence. Writes entries [start/ratio, (start+tokens)/ratio) into its pages.
-struct CompressArgs {
+// One sequence's part of compress. Writes entries [start/ratio, (start+tokens)/ratio) into its pages.
+struct CompressSequence {
   CompressKind kind = CompressKind::kEntry;
   int ratio = 4;
   int lanes = 2;                  // 2 for ratio 4, else 1
@@ -40,6 +40,23 @@ struct CompressArgs {
   KvRowFormat format;             // of the rows written
   std::byte* const* pages = nullptr;
   PageSection section;
+};
+
+// Ops::compress. Rows go to CacheSequence::written_pages.
+struct CompressArgs {
+  CompressKind kind = CompressKind::kEntry;
+  int lanes = 2;
+  View<const float, 2> kv;        // [T, lanes*d]
+  View<const float, 2> score;     // [T, lanes*d]
+  View<const float, 2> ape;       // [ratio, lanes*d]
+  View<const float, 1> norm;      // [d]
+  float norm_eps = 1e-6f;
+  View<const float, 1> inv_freq;  // [R/2] of the layer
+  CacheBatch batch;
+  LayerPlace place;               // kEntry: tail and entries; kIndexKey: index_tail and keys
+  KvRowFormat format;             // of the rows written
+
+  CompressSequence sequence(int64_t i) const;
 };
 
 }  // namespace kvasir

@@ -6,8 +6,6 @@
 // rounded to bf16; each expert's output is bf16, the sum is f32 and rounded once at the end.
 #pragma once
 
-#include <span>
-
 #include "tensor/quant.h"
 #include "tensor/view.h"
 
@@ -22,7 +20,8 @@ struct ExpertWeights {
 // Ops::experts
 struct ExpertsArgs {
   View<const float, 2> x;            // [T, dim]
-  std::span<const ExpertWeights> routed;
+  View<const ExpertWeights, 1> routed;  // [E], where the backend computes
+  ExpertWeights routed_like;         // formats and shapes that all of `routed` share; its pointers are not read
   ExpertWeights shared;
   View<const int32_t, 2> experts;    // [T, k] from the gate; a repeated id counts once per slot
   View<const float, 2> weights;      // [T, k]

@@ -20,8 +20,8 @@ struct IndexQueryArgs {
   float weight_scale = 1.f;    // Di^-0.5 * Hi^-0.5
 };
 
-// Ops::index_select, for one sequence. Row i is at position start + i and sees entries b < (start+i+1)/ratio.
-struct IndexSelectArgs {
+// One sequence's part of index_select. Row i is at position start + i and sees entries b < (start+i+1)/ratio.
+struct IndexSelectSequence {
   View<const float, 3> q;       // [tokens, Hi, Di], from index_query
   View<const float, 2> weight;  // [tokens, Hi], scaled by index_query
   int64_t start = 0;
@@ -30,6 +30,18 @@ struct IndexSelectArgs {
   std::byte* const* pages = nullptr;
   PageSection keys;
   View<int32_t, 2> selected;    // [tokens, topk] out: entry numbers ascending, then -1
+};
+
+// Ops::index_select
+struct IndexSelectArgs {
+  View<const float, 3> q;       // [T, Hi, Di], from index_query
+  View<const float, 2> weight;  // [T, Hi], scaled by index_query
+  CacheBatch batch;
+  LayerPlace place;
+  KvRowFormat format;           // of the keys
+  View<int32_t, 2> selected;    // [T, topk] out: entry numbers ascending, then -1
+
+  IndexSelectSequence sequence(int64_t i) const;
 };
 
 }  // namespace kvasir

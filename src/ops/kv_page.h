@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "ops/numerics.h"
+#include "tensor/view.h"
 
 namespace kvasir {
 
@@ -52,7 +53,7 @@ struct PageSection {
   KvRows in_page(std::byte* page) const { return {page + data_offset, page + scale_offset}; }
 };
 
-// What ops see of one sequence's cache in one layer. Borrowed from the engine for one step.
+// What one sequence's cache is in one layer. Borrowed from the engine for one step.
 struct LayerCache {
   KvRows window;                // ring: token p is row p % window_capacity
   int64_t window_capacity = 0;  // sliding_window + slack (rollback, see cache/README in docs/cache.md)
@@ -64,12 +65,46 @@ struct LayerCache {
   PageSection keys;             // index keys (ratio 4)
 };
 
-// The tokens of one sequence in this step: rows [first_row, first_row + tokens) of every [T, ...]
-// activation, at positions start, start + 1, ...
+// Where one layer's cache lies: offsets in a sequence's state and in every page.
+struct LayerPlace {
+  int ratio = 0;                // compress_ratio: 0, 4 or 128
+  int64_t window_capacity = 0;
+  int64_t window_data = 0;      // offsets in the state
+  int64_t window_scale = 0;
+  int64_t tail = 0;
+  int64_t index_tail = 0;
+  int64_t tail_capacity = 0;
+  PageSection entries;          // offsets in a page
+  PageSection keys;
+
+  LayerCache cache(std::byte* state, std::byte* const* pages) const;
+};
+
+// The tokens of one sequence in a call: rows [first_row, first_row + tokens) of every [T, ...]
+// activation of the call, at positions start, start + 1, ...
 struct SequenceSpan {
   int64_t first_row = 0;
   int64_t tokens = 0;
   int64_t start = 0;  // tokens of the sequence already in the cache
+};
+
+// One sequence of a call and the memory of its cache. Pages cover every position up to start + tokens - 1.
+struct CacheSequence {
+  SequenceSpan span;
+  std::byte* state = nullptr;         // KvLayout::state_bytes
+  std::byte* const* pages = nullptr;  // oldest first, KvLayout::page_bytes each
+  // Where rows of closed groups go. Other than `pages` only when those hold all rows of these tokens already and the
+  // step is for the windows and tails alone (docs/engine.md, replay): then attention reads the stored rows.
+  std::byte* const* written_pages = nullptr;
+};
+
+// The sequences of a call, in order of their rows. Both views lie where the backend computes, and what they hold may
+// change between replays of a recorded step (Ops::run_step); the two numbers are bounds that do not.
+struct CacheBatch {
+  View<const CacheSequence, 1> sequences;
+  View<const int32_t, 1> row_sequence;  // [T] the sequence of each row
+  int64_t max_tokens = 0;               // no sequence has more rows
+  int64_t max_length = 0;               // start + tokens is never more
 };
 
 // Scalar encoders and decoders of single rows: the definition every backend's fast path must match.

@@ -11,6 +11,10 @@
 // Threading: one caller at a time; a backend uses its own threads inside an op.
 #pragma once
 
+#include <array>
+#include <functional>
+#include <vector>
+
 #include "base/result.h"
 #include "ops/attention.h"
 #include "ops/compressor.h"
@@ -22,14 +26,34 @@
 #include "ops/linear.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
+#include "tensor/memory.h"
 
 namespace kvasir {
+
+// What two steps must have in common for one record to serve both: the same passes over the same numbers of rows.
+struct StepShape {
+  int pass = 0;            // 0: the trunk; 1: the draft block
+  int64_t rows = 0;
+  int64_t logit_rows = 0;
+  std::vector<std::array<int64_t, 4>> blocks;  // rows, sequences, CacheBatch::max_tokens and max_length of each
+
+  auto operator<=>(const StepShape&) const = default;
+};
 
 class Ops {
  public:
   virtual ~Ops() = default;
 
   virtual Numerics numerics() const = 0;
+  // Where it computes: what every view of the Args points into.
+  virtual Memory& memory() { return host_memory(); }
+  // Calls `enqueue`, which calls ops. A backend may record what is enqueued and, when a step of the same shape comes
+  // again, replay the record without the call: all that changes between such steps lies in its memory.
+  virtual Status run_step(const StepShape& shape, const std::function<void()>& enqueue) {
+    (void)shape;
+    enqueue();
+    return {};
+  }
 
   virtual void embed(const EmbedArgs&) = 0;
   virtual void gather_embedding(const GatherEmbeddingArgs&) = 0;

@@ -20,6 +20,7 @@
 #include "model/fingerprint.h"
 #include "model/kv_layout.h"
 #include "model/load.h"
+#include "model/place.h"
 #include "server/app.h"
 
 namespace kvasir {
@@ -217,12 +218,16 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
     KVASIR_TRY(vocabulary, Vocabulary::make(*tokenizer));
   }
   KVASIR_TRY(auto ops,
-             make_ops(BackendOptions{settings.backend, settings.chosen_numerics(), {}, settings.threads}));
+             make_ops(BackendOptions{settings.backend, settings.chosen_numerics(), {}, settings.threads, settings.device,
+                                     settings.deterministic}));
   LoadOptions load;
   load.prefetch = true;
   load.progress = progress;
   KVASIR_TRY(loaded, load_checkpoint(settings.model_dir, load));
   for (const std::string& note : loaded.notes) log.info("checkpoint", {{"note", note}});
+  if (!ops->memory().on_host()) {
+    KVASIR_TRY(loaded.model, place_model(loaded.model, ops->memory(), progress));
+  }
   name = settings.model_name.empty() ? folder_name(settings.model_dir) : settings.model_name;
 
   EngineOptions options = engine_options(settings);

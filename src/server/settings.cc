@@ -191,9 +191,11 @@ std::vector<Setting> model_settings() {
                    &Settings::model_dir),
       text_setting("model.name", "--model-name", "NAME",
                    "Name that /v1/models lists (default: from the checkpoint)", &Settings::model_name),
-      choice_setting<BackendKind>("model.backend", "--backend", "reference|cpu",
-                                  "The scalar oracle or the CPU kernels", &Settings::backend,
-                                  {{"reference", BackendKind::kReference}, {"cpu", BackendKind::kCpu}}),
+      choice_setting<BackendKind>("model.backend", "--backend", "reference|cpu|cuda",
+                                  "The scalar oracle, the CPU kernels or an NVIDIA GPU", &Settings::backend,
+                                  {{"reference", BackendKind::kReference}, {"cpu", BackendKind::kCpu}, {"cuda", BackendKind::kCuda}}),
+      number_setting<int>("model.device", "--device", "GPU of the CUDA backend, counted as nvidia-smi does",
+                          &Settings::device, 0, 1023),
       choice_setting<std::optional<Numerics>>("model.numerics", "--numerics", "auto|exact|native|fast",
                                               "Roundings; auto: fast, or native with deterministic",
                                               &Settings::numerics,
@@ -378,6 +380,7 @@ Status check_settings(const Settings& s) {
   auto contradiction = [](std::string text) { return Error{ErrorCode::kInvalid, std::move(text)}; };
   if (s.tls_certificate.empty() != s.tls_key.empty())
     return contradiction("server.tls_certificate and server.tls_key come together: saw one of them");
+  if (s.device != 0 && s.backend != BackendKind::kCuda) return contradiction("model.device is for model.backend cuda only");
   if (s.deterministic && s.numerics == Numerics::kFast) {
     return contradiction(
         "model.deterministic needs numerics exact or native: fast uses other kernels for larger batches");

@@ -26,6 +26,7 @@ struct Settings {
   std::string model_dir;   // empty: the bundled model
   std::string model_name;  // empty: from the checkpoint
   BackendKind backend = BackendKind::kCpu;
+  int device = 0;  // of the CUDA backend
   std::optional<Numerics> numerics;  // unset: fast, or native with `deterministic`; see chosen_numerics()
   bool deterministic = false;
   int threads = 0;  // 0: one per core

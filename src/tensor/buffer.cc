@@ -21,19 +21,31 @@ Result<Buffer> Buffer::make(int64_t bytes, const char* what) {
   if (bytes >= (4 << 20)) madvise(p, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a wish; refusal costs only speed
   b.data_ = static_cast<std::byte*>(p);
   b.size_ = bytes;
+  b.release_ = [](std::byte* data, int64_t size) { munmap(data, static_cast<size_t>(size)); };
+  return b;
+}
+
+Buffer Buffer::adopt(std::byte* data, int64_t size, Release release) {
+  Buffer b;
+  b.data_ = data;
+  b.size_ = size;
+  b.release_ = release;
   return b;
 }
 
 Buffer::~Buffer() {
-  if (data_) munmap(data_, static_cast<size_t>(size_));
+  if (data_) release_(data_, size_);
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      release_(std::exchange(other.release_, nullptr)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(release_, other.release_);
   return *this;
 }
 

@@ -1,6 +1,7 @@
-// Buffer: owns bytes on the host. Anonymous pages straight from the kernel, so they are zero, cost
-// nothing until touched, and go back when the buffer dies; large ones ask for huge pages.
+// Buffer: owns bytes, on the host or in a device's memory (tensor/memory.h).
 //
+// On the host they are anonymous pages straight from the kernel, so they are zero, cost nothing until touched, and
+// go back when the buffer dies; large ones ask for huge pages.
 // A failed allocation is the world's fault (out of memory): make() returns an error that says how
 // much was asked for.
 #pragma once
@@ -23,6 +24,10 @@ class Buffer {
   // `what` names the purpose in the error text.
   static Result<Buffer> make(int64_t bytes, const char* what);
 
+  // Takes over bytes of another kind of memory; `release` gives them back.
+  using Release = void (*)(std::byte* data, int64_t size);
+  static Buffer adopt(std::byte* data, int64_t size, Release release);
+
   std::byte* data() const { return data_; }
   int64_t size() const { return size_; }
 
@@ -38,6 +43,7 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   int64_t size_ = 0;
+  Release release_ = nullptr;
 };
 
 }  // namespace kvasir

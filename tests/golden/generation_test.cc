@@ -40,12 +40,10 @@ Answer fresh_answer(Runner& runner, std::span<const int32_t> prompt, const Gener
   return answer(runner, *sequence, prompt, options);
 }
 
-Backend best_cpu() { return {BackendKind::kCpu, cpu::detect_isa()}; }
-
 class Generation : public testing::TestWithParam<Numerics> {};
 
 TEST_P(Generation, DraftsNeverChangeWhatASeedSamples) {
-  auto runner = make_runner(nano(), best_cpu(), GetParam(), 64);
+  auto runner = make_runner(nano(), best_backend(), GetParam(), 64);
   std::vector<int32_t> prompt = some_prompt(150);
   for (uint64_t seed : {1, 2, 3}) {
     GenerationOptions options;
@@ -70,14 +68,14 @@ TEST_P(Generation, OneThreadAndManySampleTheSame) {
   options.max_tokens = 30;
   options.sampling.seed = 5;
   std::vector<int32_t> prompt = some_prompt(200);
-  Answer first = fresh_answer(*make_runner(nano(), best_cpu(), GetParam(), 64, 1), prompt, options);
+  Answer first = fresh_answer(*make_runner(nano(), best_backend(), GetParam(), 64, 1), prompt, options);
   for (int threads : {2, 5}) {
-    EXPECT_EQ(fresh_answer(*make_runner(nano(), best_cpu(), GetParam(), 64, threads), prompt, options).ids, first.ids) << threads << " threads";
+    EXPECT_EQ(fresh_answer(*make_runner(nano(), best_backend(), GetParam(), 64, threads), prompt, options).ids, first.ids) << threads << " threads";
   }
 }
 
 TEST_P(Generation, ASnapshotResumesWithTheSameTokens) {
-  auto runner = make_runner(nano(), best_cpu(), GetParam(), 64);
+  auto runner = make_runner(nano(), best_backend(), GetParam(), 64);
   auto sequence = runner->make_sequence();
   ASSERT_TRUE(sequence);
   std::vector<int32_t> prompt = some_prompt(333);
@@ -98,7 +96,7 @@ INSTANTIATE_TEST_SUITE_P(AllNumerics, Generation, testing::Values(Numerics::kExa
                          [](const auto& test) { return std::string(numerics_name(test.param)); });
 
 TEST(GenerationEnds, EndsBeforeAStopIdAndHoldsEveryTokenShown) {
-  auto runner = make_runner(nano(), best_cpu(), Numerics::kFast, 64);
+  auto runner = make_runner(nano(), best_backend(), Numerics::kFast, 64);
   std::vector<int32_t> prompt = some_prompt(20);
   GenerationOptions options;
   options.max_tokens = 30;
@@ -136,7 +134,7 @@ class InterruptingProgress : public ProgressSink {
 };
 
 TEST(GenerationEnds, ACancelledPromptCountsOnlyWhatWasComputed) {
-  auto runner = make_runner(nano(), best_cpu(), Numerics::kFast, 64);
+  auto runner = make_runner(nano(), best_backend(), Numerics::kFast, 64);
   auto sequence = runner->make_sequence();
   ASSERT_TRUE(sequence);
   InterruptingProgress progress(128);
@@ -151,7 +149,7 @@ TEST(GenerationEnds, ACancelledPromptCountsOnlyWhatWasComputed) {
 }
 
 TEST(GenerationEnds, RefusesAnEmptyPromptAndOneThatFillsTheContext) {
-  auto runner = make_runner(nano(), best_cpu(), Numerics::kFast, 64);
+  auto runner = make_runner(nano(), best_backend(), Numerics::kFast, 64);
   auto sequence = runner->make_sequence();
   ASSERT_TRUE(sequence);
   auto nothing = [](const SampledToken&) { return true; };

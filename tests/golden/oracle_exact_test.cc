@@ -43,7 +43,7 @@ TEST_P(OracleExact, LogitsAgreeWithin1e4) {
     compare(want, rows, at, n, worst);
     int64_t known = std::min(n, total - 1 - at);
     if (known > 0) {
-      runner->draft(*sequence, at, std::span(ids).subspan(at + 1, known), Runner::Logits::kAll);
+      EXPECT_TRUE(runner->draft(*sequence, at, std::span(ids).subspan(at + 1, known), Runner::Logits::kAll));
       compare(want_mtp, mtp_rows, at, known, worst_mtp);
     }
     at += n;

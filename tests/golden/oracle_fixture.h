@@ -11,6 +11,7 @@
 #include <iterator>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -21,6 +22,7 @@
 #include "engine/tap.h"
 #include "io/safetensors.h"
 #include "model/load.h"
+#include "model/place.h"
 
 namespace kvasir {
 
@@ -34,16 +36,22 @@ struct Backend {
   BackendKind kind = BackendKind::kReference;
   cpu::Isa isa = cpu::Isa::kPortable;
 
-  std::string name() const { return kind == BackendKind::kReference ? "reference" : "cpu_" + std::string(cpu::isa_name(isa)); }
+  std::string name() const {
+    if (kind == BackendKind::kCuda) return "cuda";
+    return kind == BackendKind::kReference ? "reference" : "cpu_" + std::string(cpu::isa_name(isa));
+  }
 };
 
-// Every backend that this machine can run.
+// Every backend that this machine can run; in the GPU's build of these tests, the CUDA backend.
 inline std::vector<Backend> backends() {
+  if (KVASIR_GPU_TESTS) return {{BackendKind::kCuda}};
   std::vector<Backend> out = {{BackendKind::kReference, cpu::Isa::kPortable}};
   for (cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512, cpu::Isa::kAmx})
     if (cpu::isa_available(isa)) out.push_back({BackendKind::kCpu, isa});
   return out;
 }
+
+inline Backend best_backend() { return backends().back(); }
 
 inline const LoadedModel& oracle_model() {
   static auto* model = [] {
@@ -65,7 +73,17 @@ inline std::unique_ptr<Runner> make_runner(const Model& model, const Backend& ba
   options.max_step_tokens = step_tokens;
   options.max_logit_rows = step_tokens;
   options.mtp = true;
-  auto runner = Runner::make(model, *std::move(ops), options);
+  const Model* placed = &model;
+  if (!(*ops)->memory().on_host()) {
+    static auto* copies = new std::map<const Model*, Model>;  // runners borrow them
+    if (!copies->contains(&model)) {
+      auto copy = place_model(model, (*ops)->memory(), nullptr);
+      EXPECT_TRUE(copy) << copy.error().message;
+      copies->emplace(&model, *std::move(copy));
+    }
+    placed = &copies->at(&model);
+  }
+  auto runner = Runner::make(*placed, *std::move(ops), options);
   EXPECT_TRUE(runner) << runner.error().message;
   return *std::move(runner);
 }

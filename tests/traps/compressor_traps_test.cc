@@ -17,7 +17,7 @@ class CompressorTraps : public TrapOps {
     KvRowFormat format = KvRowFormat::entry(Numerics::kExact, kD, 64);
     OneLayerPages pages(format, 128 / ratio, tokens / ratio);
     std::vector<float> tail((lanes * ratio + 8) * 2 * width, 1e9f);  // garbage: nothing of it may be read
-    CompressArgs a;
+    CompressSequence a;
     a.ratio = ratio;
     a.lanes = lanes;
     a.ape = view<2>(ape, {ratio, width});
@@ -34,7 +34,7 @@ class CompressorTraps : public TrapOps {
       a.start = at;
       a.kv = {kv.data() + at * width, {n, width}};
       a.score = {score.data() + at * width, {n, width}};
-      ops.compress(a);
+      kvasir::compress(ops, a);
     }
     std::vector<std::vector<float>> entries;
     for (int64_t b = 0; b < tokens / ratio; ++b) entries.push_back(pages.row(b));

@@ -15,7 +15,7 @@ class IndexerTraps : public TrapOps {
     OneLayerPages pages(format, 32, static_cast<int64_t>(keys.size()) + 32);
     for (size_t b = 0; b < keys.size(); ++b) pages.put(static_cast<int64_t>(b), keys[b]);
     std::vector<int32_t> out(rows * topk, -7);
-    IndexSelectArgs a;
+    IndexSelectSequence a;
     a.q = view<3>(q, {rows, heads, kDim});
     a.weight = view<2>(weight, {rows, heads});
     a.start = start;
@@ -23,7 +23,7 @@ class IndexerTraps : public TrapOps {
     a.pages = pages.addresses.data();
     a.keys = pages.section;
     a.selected = {out.data(), {rows, topk}};
-    ops.index_select(a);
+    index_select(ops, a);
     return out;
   }
 };

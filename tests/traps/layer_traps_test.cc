@@ -63,7 +63,7 @@ float run_experts(Ops& ops, const OneExpert& routed, const OneExpert& shared, fl
   x[0] = 1.f;
   int32_t expert = 0;
   ExpertWeights r = routed.weights();
-  ops.experts({view<2>(std::as_const(x), {1, 32}), {&r, 1}, shared.weights(), {&expert, {1, 1}}, view<2>(std::as_const(weight), {1, 1}), 10.f,
+  ops.experts({view<2>(std::as_const(x), {1, 32}), {&r, {1}}, r, shared.weights(), {&expert, {1, 1}}, view<2>(std::as_const(weight), {1, 1}), 10.f,
                view<2>(out, {1, 32})});
   return out[0];
 }
@@ -111,7 +111,7 @@ TEST_P(LayerTraps, Trap25RoutingWeightsUseUnbiasedScores) {
   x[0] = 1.f;
   OneExpert e(2, 1), none(0, 0);
   std::vector<ExpertWeights> routed = {none.weights(), none.weights(), none.weights(), e.weights()};
-  ops->experts({view<2>(std::as_const(x), {1, 32}), routed, none.weights(), {experts.data(), {1, 2}}, view<2>(std::as_const(weights), {1, 2}), 10.f,
+  ops->experts({view<2>(std::as_const(x), {1, 32}), {routed.data(), {4}}, routed[0], none.weights(), {experts.data(), {1, 2}}, view<2>(std::as_const(weights), {1, 2}), 10.f,
                 view<2>(out, {1, 32})});
   EXPECT_NEAR(out[0], 1.5 * silu(2), 1e-5) << "both slots of a repeated expert count";
 }
@@ -134,7 +134,7 @@ TEST_P(LayerTraps, Trap29SinkIsInTheDenominatorOnlyAndOnce) {
     encode_row(format, key.data(), row.data(), nullptr);
     std::vector<int32_t> selected(512);
     std::iota(selected.begin(), selected.end(), 0);
-    AttendArgs a;
+    AttendSequence a;
     a.q = view<3>(std::as_const(q), {1, heads, d});
     a.sink = view<1>(std::as_const(sink), {heads});
     a.start = position;
@@ -148,7 +148,7 @@ TEST_P(LayerTraps, Trap29SinkIsInTheDenominatorOnlyAndOnce) {
     a.pages = pages.addresses.data();
     a.entries = pages.section;
     a.out = view<3>(out, {1, heads, d});
-    ops->attend(a);
+    attend(*ops, a);
     double n = 128.0 + static_cast<double>(entries);
     for (int h = 0; h < heads; ++h) {
       double s = q[h * d] / std::sqrt(double(d));

@@ -33,7 +33,7 @@ TEST_P(RopeTraps, Trap3CompressedEntriesCarryRopeAtTheirFirstToken) {
   KvRowFormat format = KvRowFormat::entry(Numerics::kExact, d, 64);
   OneLayerPages pages(format, 1, 2);
   std::vector<float> tail((128 + 8) * 2 * d);
-  CompressArgs a;
+  CompressSequence a;
   a.ratio = ratio;
   a.lanes = 1;
   a.kv = view<2>(std::as_const(kv), {256, d});
@@ -46,7 +46,7 @@ TEST_P(RopeTraps, Trap3CompressedEntriesCarryRopeAtTheirFirstToken) {
   a.format = format;
   a.pages = pages.addresses.data();
   a.section = pages.section;
-  ops->compress(a);
+  compress(*ops, a);
   std::vector<float> entry0 = pages.row(0), entry1 = pages.row(1), want = entry0;  // entry 0 is rotated by 0
   std::vector<float> t = table(*ops, freq, {128});
   ops->rope({view<3>(want, {1, 1, d}), view<3>(std::as_const(t), {1, 32, 2}), false});
@@ -69,7 +69,7 @@ TEST_P(RopeTraps, Trap5InverseRopeOnTheAttentionOutput) {
     ops->rope({view<3>(q, {n, heads, d}), rope, false});
     std::vector<std::byte> rows(n * format.data_bytes), ring(128 * format.data_bytes);
     ops->store_window({view<2>(std::as_const(kv0), {n, d}), rope, format, {rows.data(), nullptr}});
-    AttendArgs a;
+    AttendSequence a;
     a.q = view<3>(std::as_const(q), {n, heads, d});
     a.sink = view<1>(std::as_const(sink), {heads});
     a.format = format;
@@ -77,7 +77,7 @@ TEST_P(RopeTraps, Trap5InverseRopeOnTheAttentionOutput) {
     a.ring_capacity = 128;
     a.rows = {rows.data(), nullptr};
     a.out = view<3>(out, {n, heads, d});
-    ops->attend(a);
+    attend(*ops, a);
     ops->rope({view<3>(out, {n, heads, d}), rope, true});
     outputs.push_back(out);
   }

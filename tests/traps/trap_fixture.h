@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../golden/oracle_fixture.h"
+#include "ops/one_sequence.h"
 
 namespace kvasir {
 

@@ -20,7 +20,7 @@ constexpr int64_t kBlockRows = 128;    // (query, head) rows that share a decode
 constexpr int64_t kBlockQueries = 16;  // at most; neighbours further apart share less of the window
 constexpr int64_t kMaxPartialBytes = int64_t{64} << 20;
 
-void check(const AttendArgs& a) {
+void check(const AttendSequence& a) {
   int64_t tokens = a.q.shape(0), dim = a.q.shape(2);
   KVASIR_CHECK(a.out.shape() == a.q.shape(), "out is [{}, {}, {}], q [{}, {}, {}]", a.out.shape(0),
                a.out.shape(1), a.out.shape(2), tokens, a.q.shape(1), dim);
@@ -39,7 +39,7 @@ void check(const AttendArgs& a) {
 }
 
 // Entries that each query sees.
-const int32_t* count_entries(CpuContext& context, const AttendArgs& a) {
+const int32_t* count_entries(CpuContext& context, const AttendSequence& a) {
   int64_t tokens = a.q.shape(0);
   auto* counts = context.scratch.take<int32_t>(tokens);
   for (int64_t i = 0; i < tokens; ++i) {
@@ -56,7 +56,7 @@ const int32_t* count_entries(CpuContext& context, const AttendArgs& a) {
   return counts;
 }
 
-AttendCall call_of(CpuContext& context, const AttendArgs& a) {
+AttendCall call_of(CpuContext& context, const AttendSequence& a) {
   AttendCall c;
   c.q = a.q.data();
   c.q_token = a.q.stride(0);
@@ -149,7 +149,7 @@ void run_segmented(CpuContext& context, const AttentionKernels& kernels, const A
 
 }  // namespace
 
-void attend(CpuContext& context, const AttendArgs& args) {
+void attend(CpuContext& context, const AttendSequence& args) {
   int64_t tokens = args.q.shape(0);
   if (tokens == 0) return;
   check(args);
@@ -191,7 +191,7 @@ void store_window(CpuContext& context, const StoreWindowArgs& args) {
   });
 }
 
-void commit_window(CpuContext&, const CommitWindowArgs& args) {
+void commit_window(CpuContext&, const CommitWindowSequence& args) {
   KVASIR_CHECK(args.tokens == 0 || args.capacity > 0, "a ring of {} rows for {} tokens", args.capacity,
                args.tokens);
   const KvRowFormat& f = args.format;

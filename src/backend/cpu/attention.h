@@ -7,7 +7,7 @@
 namespace kvasir::cpu {
 
 void store_window(CpuContext& context, const StoreWindowArgs& args);
-void attend(CpuContext& context, const AttendArgs& args);
-void commit_window(CpuContext& context, const CommitWindowArgs& args);
+void attend(CpuContext& context, const AttendSequence& args);
+void commit_window(CpuContext& context, const CommitWindowSequence& args);
 
 }  // namespace kvasir::cpu

@@ -16,7 +16,7 @@ namespace kvasir::cpu {
 inline constexpr int kKeyTile = 64;       // keys decoded and multiplied at a time
 inline constexpr int kSegmentKeys = 256;  // entries of one segment; a multiple of kKeyTile
 
-// AttendArgs without views, for code that must not instantiate inline functions.
+// AttendSequence without views, for code that must not instantiate inline functions.
 struct AttendCall {
   const float* q = nullptr;
   int64_t q_token = 0, q_head = 0;  // strides

@@ -12,7 +12,7 @@
 namespace kvasir::cpu {
 namespace {
 
-void check(const CompressArgs& a) {
+void check(const CompressSequence& a) {
   int64_t tokens = a.kv.shape(0), width = int64_t{a.lanes} * a.format.dim;
   KVASIR_CHECK(a.lanes == 1 || a.lanes == 2, "{} lanes", a.lanes);
   KVASIR_CHECK(a.kv.shape(1) == width && a.score.shape(1) == width && a.score.shape(0) == tokens,
@@ -30,7 +30,7 @@ void check(const CompressArgs& a) {
 }
 
 // The rows that group b pools, oldest first; returns how many.
-int64_t rows_of_group(const CompressArgs& a, int64_t b, PoolRow* rows) {
+int64_t rows_of_group(const CompressSequence& a, int64_t b, PoolRow* rows) {
   int64_t width = int64_t{a.lanes} * a.format.dim, count = 0;
   int64_t end = (b + 1) * a.ratio;
   for (int64_t p = std::max<int64_t>(0, end - int64_t{a.lanes} * a.ratio); p < end; ++p, ++count) {
@@ -52,7 +52,7 @@ struct GroupScratch {
   float* angles;  // [R/2][2]
 };
 
-void compress_group(const CompressArgs& a, const RowKernels& kernels, bool round, int64_t b,
+void compress_group(const CompressSequence& a, const RowKernels& kernels, bool round, int64_t b,
                     const GroupScratch& s) {
   int64_t dim = a.format.dim, rope = 2 * a.inv_freq.shape(0);
   int64_t count = rows_of_group(a, b, s.rows);
@@ -66,7 +66,7 @@ void compress_group(const CompressArgs& a, const RowKernels& kernels, bool round
   kernels.encode(a.format, s.values, page.row_data(a.format, r), page.row_scale(a.format, r));
 }
 
-void write_tail(CpuContext& context, const CompressArgs& a, const RowKernels& kernels) {
+void write_tail(CpuContext& context, const CompressSequence& a, const RowKernels& kernels) {
   int64_t tokens = a.kv.shape(0), width = int64_t{a.lanes} * a.format.dim;
   int64_t first = std::max<int64_t>(0, tokens - a.tail_capacity);
   constexpr int64_t kRows = 16;  // a task
@@ -81,7 +81,7 @@ void write_tail(CpuContext& context, const CompressArgs& a, const RowKernels& ke
 
 }  // namespace
 
-void compress(CpuContext& context, const CompressArgs& args) {
+void compress(CpuContext& context, const CompressSequence& args) {
   int64_t tokens = args.kv.shape(0);
   if (tokens == 0) return;
   check(args);

@@ -6,6 +6,6 @@
 
 namespace kvasir::cpu {
 
-void compress(CpuContext& context, const CompressArgs& args);
+void compress(CpuContext& context, const CompressSequence& args);
 
 }  // namespace kvasir::cpu

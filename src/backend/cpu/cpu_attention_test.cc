@@ -63,10 +63,10 @@ struct Sequence {
 // Rows [start, start + count) of the sequence, with the ring as earlier steps have left it.
 std::vector<float> run(Backend& backend, Sequence& s, int64_t start, int64_t count, int64_t capacity) {
   RowStore ring(s.format, capacity);
-  CommitWindowArgs commit{s.format, s.rows.rows(), start, 0, ring.rows(), capacity};
+  CommitWindowSequence commit{s.format, s.rows.rows(), start, 0, ring.rows(), capacity};
   commit_window(backend.context, commit);
   Tensor<float, 3> out({count, s.shape.heads, s.shape.dim});
-  AttendArgs a;
+  AttendSequence a;
   a.q = s.q.view.rows(start, count);
   a.sink = s.sink.view;
   a.start = start;

@@ -48,7 +48,7 @@ struct Compressor {
            int64_t chunk) {
     for (int64_t t = start; t < end; t += chunk) {
       int64_t n = std::min(chunk, end - t);
-      CompressArgs a;
+      CompressSequence a;
       a.kind = c.kind;
       a.ratio = c.ratio;
       a.lanes = c.lanes;

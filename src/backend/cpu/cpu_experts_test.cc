@@ -56,7 +56,7 @@ std::vector<float> run_experts(ThreadPool& pool, Isa isa, Numerics numerics, con
   std::vector<float> out(static_cast<size_t>(tokens * dim), 7.f);
   ExpertsArgs args;
   args.x = View<const float, 2>(x.data() + first * dim, {tokens, dim});
-  args.routed = m.routed;
+  args.routed = {m.routed.data(), {static_cast<int64_t>(m.routed.size())}};
   args.shared = m.shared;
   args.experts = View<const int32_t, 2>(c.ids.data() + first * k, {tokens, k});
   args.weights = View<const float, 2>(c.weights.data() + first * k, {tokens, k});

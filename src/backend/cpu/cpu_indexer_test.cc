@@ -36,7 +36,7 @@ struct Index {
 
   std::vector<int32_t> select(Backend& backend, int64_t start, int64_t count) {
     Tensor<int32_t, 2> out({count, topk});
-    IndexSelectArgs a;
+    IndexSelectSequence a;
     a.q = q.view.rows(start, count);
     a.weight = weight.view.rows(start, count);
     a.start = start;

@@ -36,12 +36,20 @@ class CpuOps final : public Ops {
   void rope_table(const RopeTableArgs& args) override { cpu::rope_table(context_, args); }
   void rope(const RopeArgs& args) override { cpu::rope(context_, args); }
   void head_norm_rope(const HeadNormRopeArgs& args) override { cpu::head_norm_rope(context_, args); }
-  void compress(const CompressArgs& args) override { cpu::compress(context_, args); }
+  void compress(const CompressArgs& args) override {
+    for (int64_t i = 0; i < args.batch.sequences.shape(0); ++i) cpu::compress(context_, args.sequence(i));
+  }
   void index_query(const IndexQueryArgs& args) override { cpu::index_query(context_, args); }
-  void index_select(const IndexSelectArgs& args) override { cpu::index_select(context_, args); }
+  void index_select(const IndexSelectArgs& args) override {
+    for (int64_t i = 0; i < args.batch.sequences.shape(0); ++i) cpu::index_select(context_, args.sequence(i));
+  }
   void store_window(const StoreWindowArgs& args) override { cpu::store_window(context_, args); }
-  void attend(const AttendArgs& args) override { cpu::attend(context_, args); }
-  void commit_window(const CommitWindowArgs& args) override { cpu::commit_window(context_, args); }
+  void attend(const AttendArgs& args) override {
+    for (int64_t i = 0; i < args.batch.sequences.shape(0); ++i) cpu::attend(context_, args.sequence(i));
+  }
+  void commit_window(const CommitWindowArgs& args) override {
+    for (int64_t i = 0; i < args.batch.sequences.shape(0); ++i) cpu::commit_window(context_, args.sequence(i));
+  }
   void gate(const GateArgs& args) override { cpu::gate(context_, args); }
   void experts(const ExpertsArgs& args) override { cpu::experts(context_, args); }
   Status synchronize() override { return {}; }

@@ -52,14 +52,14 @@ void check(const ExpertsArgs& a) {
                  e.w3.cols, e.w2.rows, e.w2.cols, dim);
     KVASIR_CHECK(e.w1.format == e.w3.format, "w1 and w3 are stored differently");
   };
-  for (const ExpertWeights& e : a.routed) check_one(e);
+  for (int64_t e = 0; e < a.routed.shape(0); ++e) check_one(a.routed(e));
   if (!a.shared.w1.empty()) check_one(a.shared);
 }
 
 // Counting sort of the slots by expert; within an expert by token, then by slot.
 Plan make_plan(CpuContext& context, const ExpertsArgs& a) {
   const int64_t tokens = a.x.shape(0), k = a.experts.shape(1),
-                experts = static_cast<int64_t>(a.routed.size());
+                experts = a.routed.shape(0);
   Plan plan{};
   plan.token = context.scratch.take<int32_t>(tokens * (k + 1));
   plan.weight = context.scratch.take<float>(tokens * (k + 1));
@@ -87,7 +87,7 @@ Plan make_plan(CpuContext& context, const ExpertsArgs& a) {
     g.route_out = choose_route(context, LinearKind::kQuantised, w.w2.format, rows);
   };
   for (int64_t e = 0; e < experts; ++e)
-    if (begin[e + 1] > begin[e]) add_group(a.routed[e], begin[e], begin[e + 1] - begin[e]);
+    if (begin[e + 1] > begin[e]) add_group(a.routed(e), begin[e], begin[e + 1] - begin[e]);
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t s = 0; s < k; ++s) {
       int64_t at = begin[a.experts(t, s)]++;

@@ -39,7 +39,7 @@ Plan plan(const IndexCall& call, int64_t tokens, int threads) {
 }
 
 // Writes row i of `selected`: all entries when they fit, else the best in ascending order.
-void write_row(const IndexSelectArgs& args, int64_t i, int64_t visible, const IndexCandidates& best) {
+void write_row(const IndexSelectSequence& args, int64_t i, int64_t visible, const IndexCandidates& best) {
   int32_t* out = args.selected.row(i);
   int64_t topk = args.selected.shape(1), n = std::min(visible, topk);
   if (visible <= topk) {
@@ -58,7 +58,7 @@ IndexCandidates take_candidates(Scratch& scratch, int64_t capacity) {
   return c;
 }
 
-void select_whole(CpuContext& context, const IndexSelectArgs& args, const IndexerKernels& kernels,
+void select_whole(CpuContext& context, const IndexSelectSequence& args, const IndexerKernels& kernels,
                   const IndexCall& call, const Plan& p, std::byte* scratch, int64_t scratch_bytes) {
   int threads = context.pool.size();
   auto* best = context.scratch.take<IndexCandidates>(threads * p.queries);
@@ -77,7 +77,7 @@ void select_whole(CpuContext& context, const IndexSelectArgs& args, const Indexe
   });
 }
 
-void select_spans(CpuContext& context, const IndexSelectArgs& args, const IndexerKernels& kernels,
+void select_spans(CpuContext& context, const IndexSelectSequence& args, const IndexerKernels& kernels,
                   const IndexCall& call, const Plan& p, std::byte* scratch, int64_t scratch_bytes) {
   auto* best = context.scratch.take<IndexCandidates>(p.blocks * p.spans * p.queries);
   for (int64_t i = 0; i < p.blocks * p.spans * p.queries; ++i)
@@ -107,7 +107,7 @@ void select_spans(CpuContext& context, const IndexSelectArgs& args, const Indexe
   });
 }
 
-IndexCall call_of(CpuContext& context, const IndexSelectArgs& a) {
+IndexCall call_of(CpuContext& context, const IndexSelectSequence& a) {
   int64_t tokens = a.q.shape(0);
   KVASIR_CHECK(
       a.weight.shape(0) == tokens && a.weight.shape(1) == a.q.shape(1) && a.selected.shape(0) == tokens,
@@ -164,7 +164,7 @@ void index_query(CpuContext& context, const IndexQueryArgs& args) {
   });
 }
 
-void index_select(CpuContext& context, const IndexSelectArgs& args) {
+void index_select(CpuContext& context, const IndexSelectSequence& args) {
   int64_t tokens = args.q.shape(0);
   if (tokens == 0) return;
   Scratch::Scope scope(context.scratch);

@@ -7,6 +7,6 @@
 namespace kvasir::cpu {
 
 void index_query(CpuContext& context, const IndexQueryArgs& args);
-void index_select(CpuContext& context, const IndexSelectArgs& args);
+void index_select(CpuContext& context, const IndexSelectSequence& args);
 
 }  // namespace kvasir::cpu

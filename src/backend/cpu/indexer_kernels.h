@@ -13,7 +13,7 @@ inline constexpr int kKeyGroup = 64;  // keys expanded, scored and filtered at a
 
 inline constexpr int kMaxIndexDim = 512;
 
-// IndexSelectArgs without views.
+// IndexSelectSequence without views.
 struct IndexCall {
   const float* q = nullptr;
   int64_t q_token = 0, q_head = 0;  // strides

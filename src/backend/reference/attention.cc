@@ -11,7 +11,7 @@ namespace kvasir {
 namespace {
 
 // Decodes every key that row i sees, in list order: window oldest first, then entries ascending.
-std::vector<float> gather_keys(const AttendArgs& a, int64_t i, int64_t d) {
+std::vector<float> gather_keys(const AttendSequence& a, int64_t i, int64_t d) {
   std::vector<float> keys;
   auto push = [&](const KvRows& rows, int64_t r) {
     keys.resize(keys.size() + d);
@@ -43,6 +43,10 @@ void ReferenceOps::store_window(const StoreWindowArgs& a) {
 }
 
 void ReferenceOps::commit_window(const CommitWindowArgs& a) {
+  for (int64_t i = 0; i < a.batch.sequences.shape(0); ++i) commit_window_sequence(a.sequence(i));
+}
+
+void ReferenceOps::commit_window_sequence(const CommitWindowSequence& a) {
   for (int64_t i = std::max<int64_t>(0, a.tokens - a.capacity); i < a.tokens; ++i) {
     int64_t slot = (a.start + i) % a.capacity;
     std::memcpy(a.ring.row_data(a.format, slot), a.rows.row_data(a.format, i), a.format.data_bytes);
@@ -51,6 +55,10 @@ void ReferenceOps::commit_window(const CommitWindowArgs& a) {
 }
 
 void ReferenceOps::attend(const AttendArgs& a) {
+  for (int64_t i = 0; i < a.batch.sequences.shape(0); ++i) attend_sequence(a.sequence(i));
+}
+
+void ReferenceOps::attend_sequence(const AttendSequence& a) {
   int64_t heads = a.q.shape(1), d = a.q.shape(2);
   KVASIR_CHECK(d == a.format.dim && a.sink.shape(0) == heads, "q [{}, {}], rows of {}, {} sinks", heads, d, a.format.dim, a.sink.shape(0));
   double scale = 1.0 / std::sqrt(static_cast<double>(d));

@@ -13,7 +13,7 @@ namespace {
 // One token's projections, z = score + ape, wherever they are: this step's rows or the tail ring.
 class TokenRows {
  public:
-  explicit TokenRows(const CompressArgs& a) : a_(a), width_(a.kv.shape(1)) {}
+  explicit TokenRows(const CompressSequence& a) : a_(a), width_(a.kv.shape(1)) {}
   float kv(int64_t position, int64_t channel) const {
     if (position >= a_.start) return a_.kv(position - a_.start, channel);
     return tail(position)[channel];
@@ -26,12 +26,12 @@ class TokenRows {
   int64_t width() const { return width_; }
 
  private:
-  const CompressArgs& a_;
+  const CompressSequence& a_;
   int64_t width_;
 };
 
 // C[b][channel]: softmax over the group's tokens, per channel.
-double pool(const CompressArgs& a, const TokenRows& rows, int64_t block, int64_t d, int64_t e) {
+double pool(const CompressSequence& a, const TokenRows& rows, int64_t block, int64_t d, int64_t e) {
   int64_t end = (block + 1) * a.ratio, begin = std::max<int64_t>(0, end - a.lanes * a.ratio);
   auto channel = [&](int64_t p) { return a.lanes == 2 && p >= block * a.ratio ? d + e : e; };
   double max = -std::numeric_limits<double>::infinity(), sum = 0, value = 0;
@@ -47,6 +47,10 @@ double pool(const CompressArgs& a, const TokenRows& rows, int64_t block, int64_t
 }  // namespace
 
 void ReferenceOps::compress(const CompressArgs& a) {
+  for (int64_t i = 0; i < a.batch.sequences.shape(0); ++i) compress_sequence(a.sequence(i));
+}
+
+void ReferenceOps::compress_sequence(const CompressSequence& a) {
   int64_t tokens = a.kv.shape(0), d = a.norm.shape(0);
   TokenRows rows(a);
   KVASIR_CHECK(rows.width() == a.lanes * d && d == a.format.dim, "rows of {} for {} lanes of {}", rows.width(), a.lanes, d);

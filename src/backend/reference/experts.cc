@@ -32,7 +32,7 @@ void ReferenceOps::experts(const ExpertsArgs& a) {
     for (int64_t i = 0; i < k; ++i) slots[i] = i;
     std::sort(slots.begin(), slots.end(),
               [&](int64_t x, int64_t z) { return std::pair(a.experts(t, x), x) < std::pair(a.experts(t, z), z); });
-    for (int64_t i : slots) add_expert(t, a.routed[a.experts(t, i)], a.weights(t, i));
+    for (int64_t i : slots) add_expert(t, a.routed(a.experts(t, i)), a.weights(t, i));
     add_expert(t, a.shared, 1.0);
     for (int64_t e = 0; e < dim; ++e) a.out(t, e) = round(sum[e]);
   }

@@ -29,6 +29,10 @@ void ReferenceOps::index_query(const IndexQueryArgs& a) {
 }
 
 void ReferenceOps::index_select(const IndexSelectArgs& a) {
+  for (int64_t i = 0; i < a.batch.sequences.shape(0); ++i) index_select_sequence(a.sequence(i));
+}
+
+void ReferenceOps::index_select_sequence(const IndexSelectSequence& a) {
   int64_t heads = a.q.shape(1), d = a.q.shape(2), topk = a.selected.shape(1);
   std::vector<float> key(d);
   for (int64_t i = 0; i < a.q.shape(0); ++i) {

@@ -40,6 +40,11 @@ class ReferenceOps final : public Ops {
   Status synchronize() override { return {}; }
 
  private:
+  void compress_sequence(const CompressSequence&);
+  void index_select_sequence(const IndexSelectSequence&);
+  void attend_sequence(const AttendSequence&);
+  void commit_window_sequence(const CommitWindowSequence&);
+
   bool native() const { return numerics_ == Numerics::kNative; }
   // A module boundary of the official code: bf16 under kNative, nothing under kExact.
   float round(double x) const;

@@ -1,0 +1,34 @@
+// The CUDA runtime as kvasir uses it: what a failed call means, and the device that a backend runs on.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "base/result.h"
+
+namespace kvasir::cuda {
+
+// What the runtime says went wrong, where, and what to do about it.
+Error device_error(cudaError_t error, const char* what);
+
+#define KVASIR_CUDA_TRY(call)                                                        \
+  do {                                                                               \
+    if (cudaError_t cuda_error = (call); cuda_error != cudaSuccess)                  \
+      return ::kvasir::cuda::device_error(cuda_error, #call);                        \
+  } while (0)
+
+struct DeviceInfo {
+  int index = 0;
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int sm_count = 0;
+  int64_t l2_bytes = 0;
+  int64_t memory_bytes = 0;  // in all
+};
+
+// Makes device `index` the one that this thread uses. kUnsupported: there is no driver, no such device, or its
+// architecture is none that the kernels are built for.
+Result<DeviceInfo> open_device(int index);
+
+}  // namespace kvasir::cuda

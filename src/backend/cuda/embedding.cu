@@ -1,0 +1,99 @@
+// One block a token: the row is read once and written into every stream; contract in ops/embedding.h.
+#include "backend/cuda/embedding.h"
+#include "backend/cuda/row_math.cuh"
+#include "base/check.h"
+
+namespace kvasir::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ float e8m0_value(uint8_t code) {
+  return code == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(static_cast<uint32_t>(code) << 23);
+}
+
+__device__ float e4m3_value(uint8_t code) {
+  int exponent = (code >> 3) & 15, mantissa = code & 7;
+  float size = exponent == 0 ? ldexpf(static_cast<float>(mantissa), -9) : ldexpf(static_cast<float>(8 + mantissa), exponent - 10);
+  if ((code & 0x7f) == 0x7f) size = __uint_as_float(0x7fc00000u);
+  return (code & 0x80) ? -size : size;
+}
+
+__device__ float e2m1_value(uint8_t nibble) {
+  int exponent = (nibble >> 1) & 3, mantissa = nibble & 1;
+  float size = exponent == 0 ? 0.5f * static_cast<float>(mantissa) : ldexpf(static_cast<float>(2 + mantissa), exponent - 2);
+  return (nibble & 8) ? -size : size;
+}
+
+// Element `k` of row `row`, dequantised exactly (tensor/quant.h).
+__device__ float element(const WeightMatrix& w, int64_t row, int64_t k) {
+  const auto* data = static_cast<const uint8_t*>(w.data);
+  switch (w.format) {
+    case WeightFormat::kF32: return reinterpret_cast<const float*>(data)[row * w.cols + k];
+    case WeightFormat::kBf16:
+      return __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(data)[row * w.cols + k]) << 16);
+    case WeightFormat::kFp8Block128:
+      return e4m3_value(data[row * w.cols + k]) * e8m0_value(w.scale[row / 128 * ((w.cols + 127) / 128) + k / 128]);
+    case WeightFormat::kFp4Group32: {
+      uint8_t pair = data[row * (w.cols / 2) + k / 2];
+      return e2m1_value((k & 1) ? pair >> 4 : pair & 15) * e8m0_value(w.scale[row * (w.cols / 32) + k / 32]);
+    }
+    case WeightFormat::kNone: break;
+  }
+  return __uint_as_float(0x7fc00000u);
+}
+
+__global__ void __launch_bounds__(kThreads) gather_any(WeightMatrix w, const int32_t* ids, float* out, int copies) {
+  int64_t row = ids[blockIdx.x];
+  float* first = out + static_cast<int64_t>(blockIdx.x) * copies * w.cols;
+  for (int64_t k = threadIdx.x; k < w.cols; k += kThreads) {
+    float value = element(w, row, k);
+    for (int copy = 0; copy < copies; ++copy) first[copy * w.cols + k] = value;
+  }
+}
+
+// bf16 rows of a multiple of 8 values: 16-byte loads and stores.
+__global__ void __launch_bounds__(kThreads) gather_bf16(const uint4* table, const int32_t* ids, float4* out, int chunks, int copies) {
+  const uint4* row = table + static_cast<int64_t>(ids[blockIdx.x]) * chunks;
+  float4* first = out + static_cast<int64_t>(blockIdx.x) * copies * chunks * 2;
+  for (int i = threadIdx.x; i < chunks; i += kThreads) {
+    uint4 v = row[i];
+    float4 low = {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+                  __uint_as_float(v.y & 0xffff0000u)};
+    float4 high = {__uint_as_float(v.z << 16), __uint_as_float(v.z & 0xffff0000u), __uint_as_float(v.w << 16),
+                   __uint_as_float(v.w & 0xffff0000u)};
+    for (int copy = 0; copy < copies; ++copy) {
+      first[(static_cast<int64_t>(copy) * chunks + i) * 2] = low;
+      first[(static_cast<int64_t>(copy) * chunks + i) * 2 + 1] = high;
+    }
+  }
+}
+
+void gather(CudaContext& context, const WeightMatrix& table, View<const int32_t, 1> ids, float* out, int64_t copies) {
+  if (ids.shape(0) == 0) return;
+  KVASIR_CHECK(!table.empty() && ids.dense(), "ids with stride {} or an absent table", ids.stride(0));
+  auto blocks = static_cast<unsigned>(ids.shape(0));
+  if (table.format == WeightFormat::kBf16 && table.cols % 8 == 0) {
+    gather_bf16<<<blocks, kThreads, 0, context.stream>>>(static_cast<const uint4*>(table.data), ids.data(),
+                                                         reinterpret_cast<float4*>(out), static_cast<int>(table.cols / 8),
+                                                         static_cast<int>(copies));
+  } else {
+    gather_any<<<blocks, kThreads, 0, context.stream>>>(table, ids.data(), out, static_cast<int>(copies));
+  }
+}
+
+}  // namespace
+
+void embed(CudaContext& context, const EmbedArgs& a) {
+  KVASIR_CHECK(a.table.cols == a.streams.shape(2) && a.streams.shape(0) == a.ids.shape(0) && a.streams.dense(),
+               "{} rows of {} into {} of {}", a.ids.shape(0), a.table.cols, a.streams.shape(0), a.streams.shape(2));
+  gather(context, a.table, a.ids, a.streams.data(), a.streams.shape(1));
+}
+
+void gather_embedding(CudaContext& context, const GatherEmbeddingArgs& a) {
+  KVASIR_CHECK(a.table.cols == a.out.shape(1) && a.out.shape(0) == a.ids.shape(0) && a.out.dense(), "{} rows of {} into {} of {}",
+               a.ids.shape(0), a.table.cols, a.out.shape(0), a.out.shape(1));
+  gather(context, a.table, a.ids, a.out.data(), 1);
+}
+
+}  // namespace kvasir::cuda

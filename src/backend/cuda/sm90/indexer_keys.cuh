@@ -1,0 +1,69 @@
+// FP4 index keys as e4m3 operands of wgmma, and queries to match.
+//
+// A key row is four blocks of 32 e2m1 values with a power of two each. Relative to the row's largest scale
+// every value is a multiple of 2^-9 not above 6 as long as the scales of the row span at most 8 binades, so
+// its e4m3 code is exact; what lies deeper is rounded there, at most 2^-10 beside values of 6. The row's
+// largest scale multiplies the score, since relu(c x) = c relu(x).
+//
+// A thread holds one block of a row (16 bytes): lane % 4 chooses the block, lane / 4 the row of an A
+// fragment, and word s of the block is its part of k step s. So channel 32 l + 8 s + 4 half + byte meets
+// column 32 s + 16 half + 4 l + byte of the queries, which are laid out that way.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/cuda/indexer_codec.cuh"
+#include "backend/cuda/sm90/compressor_math.cuh"
+#include "backend/cuda/sm90/indexer_ptx.cuh"
+
+namespace kvasir::cuda {
+
+inline constexpr int kIndexHeads = 64;
+inline constexpr int kIndexDim = 128;
+inline constexpr int kKeyBytes = 64;          // data of a row; the scales are 4 bytes
+inline constexpr int kScaleTables = 16;       // binades below the row's largest scale
+inline constexpr float kQueryLargest = 64.f;  // dots stay below 128 * 6 * 64, inside f16
+
+// Table `down`: the e4m3 codes of {0, .5, 1, 1.5, 2, 3, 4, 6} * 2^-down.
+__device__ __forceinline__ uint2 scale_table(int down) {
+  float s = __uint_as_float(static_cast<uint32_t>(127 - down) << 23);
+  return {e4m3x4(0.f, .5f * s, s, 1.5f * s), e4m3x4(2.f * s, 3.f * s, 4.f * s, 6.f * s)};
+}
+
+// Eight e2m1 nibbles to e4m3: nibbles 0..3 to `low`, 4..7 to `high`.
+__device__ __forceinline__ void expand_nibbles(uint32_t x, uint2 table, uint32_t& low, uint32_t& high) {
+  uint32_t magnitude = x & 0x77777777u, up = x << 4;
+  low = __byte_perm(table.x, table.y, magnitude) | (__byte_perm(up, x, 0x5140) & 0x80808080u);
+  high = __byte_perm(table.x, table.y, magnitude >> 16) | (__byte_perm(up, x, 0x7362) & 0x80808080u);
+}
+
+// Largest scale byte of a row from the four lanes that hold its blocks.
+__device__ __forceinline__ int row_scale(int byte) {
+  byte = max(byte, __shfl_xor_sync(0xffffffffu, byte, 1));
+  return max(byte, __shfl_xor_sync(0xffffffffu, byte, 2));
+}
+
+// Rotation by 32 pairs of cos and sin and the Hadamard transform of one head, four channels a lane (index_query).
+__device__ __forceinline__ float4 transform_query(float4 x, const float* table, int lane) {
+  if (lane >= 16) {
+    float4 t = reinterpret_cast<const float4*>(table)[lane - 16];
+    x = {x.x * t.x - x.y * t.y, x.x * t.y + x.y * t.x, x.z * t.z - x.w * t.w, x.z * t.w + x.w * t.z};
+  }
+  float v[4] = {x.x, x.y, x.z, x.w};
+  hadamard_128(v, lane);
+  return {v[0], v[1], v[2], v[3]};
+}
+
+// One head of a query, four channels a lane, to row `head` of the operand at `matrix`; returns the head's
+// factor.
+__device__ __forceinline__ float store_query_head(uint8_t* matrix, int head, float4 x, int lane) {
+  float amax = warp_max(fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w))));
+  amax = fmaxf(amax, 0x1p-100f);
+  float up = kQueryLargest / amax;
+  int column = lane % 8 / 2 * 32 + lane % 2 * 16 + lane / 8 * 4;
+  *reinterpret_cast<uint32_t*>(matrix + head * kIndexDim + (column ^ head % 8 * 16)) =
+      e4m3x4(x.x * up, x.y * up, x.z * up, x.w * up);
+  return amax / kQueryLargest;
+}
+
+}  // namespace kvasir::cuda
