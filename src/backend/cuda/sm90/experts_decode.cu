@@ -30,9 +30,12 @@ namespace {
 
 using namespace ptx;
 
+// Warp 0 produces, warps 1 and 2 finish, warp 3 does nothing, the others multiply. Those with little to do come first:
+// others wait for them, and the scheduler prefers them.
 constexpr int kMathWarps = 16;
 constexpr int kFinishWarps = 2;
-constexpr int kThreads = (kMathWarps + kFinishWarps + 1) * 32;
+constexpr int kFirstMathWarp = 4;
+constexpr int kThreads = (kFirstMathWarp + kMathWarps) * 32;
 constexpr int kMathThreads = kMathWarps * 32;
 constexpr int kFinishThreads = kFinishWarps * 32;
 constexpr int kMaxTokens = 64;
@@ -71,11 +74,11 @@ struct Segment {
 __device__ Segment unpack(uint32_t s) { return {static_cast<int>(s >> 16), static_cast<int>(s >> 4 & 0xfff), static_cast<int>(s & 15)}; }
 
 // Sizes of one model: dim = 512 * G1, inner = 512 * G2. A group is 32 columns, the span of one e2m1 scale.
-template <int kG1, int kG2, int kSlotCount>
+template <int kG1, int kG2, int kSlotCount, int kSumCount>
 struct Shape {
   static constexpr int G1 = kG1, G2 = kG2;              // groups of a warp: of x, of hidden
   static constexpr int dim = 512 * kG1, inner = 512 * kG2;
-  static constexpr int kSlots = kSlotCount;
+  static constexpr int kSlots = kSlotCount, kSums = kSumCount;
   static constexpr int kTiles = inner / 8;              // of 8 units, in one segment
   static constexpr int kDataBytes = 16 * (32 + (kG1 * 256 > kG2 * 512 ? kG1 * 256 : kG2 * 512));
   static constexpr int kSlotBytes = kDataBytes + 16 * (16 * (kG1 > kG2 ? kG1 : kG2) + 16);
@@ -92,14 +95,14 @@ struct Plan {
 
 struct Barriers {
   uint64_t full[8], empty[8];        // of a slot
-  uint64_t sums_full[2], sums_empty[2];
+  uint64_t sums_full[4], sums_empty[4];
   uint64_t planned;                  // the plan is there
   uint64_t met;                      // all blocks have written their part of hidden
 };
 
 // Partial sums of one tile: [warp][16 rows][8 columns]. Before the first tile: the tokens of each expert as bits.
 union Sums {
-  float part[2][kMathWarps][128];
+  float part[4][kMathWarps][128];  // as many as the shape has room for
   unsigned long long tokens_of[kMaxExperts];
 };
 
@@ -135,7 +138,7 @@ __device__ uint32_t half2_bits(float low, float high) {
 
 // The 16 math warps sort the pairs. Order is by expert, then token, whoever comes first.
 __device__ void make_plan(const DecodeProblem& p, Sums& sums, Plan& plan) {
-  const int i = static_cast<int>(threadIdx.x);
+  const int i = static_cast<int>(threadIdx.x) - 32 * kFirstMathWarp;
   sums.tokens_of[i] = 0;
   sync_threads<kMathBarrier, kMathThreads>();
   if (i < p.tokens * p.k) {
@@ -264,7 +267,7 @@ struct Math {
   Barriers& bars;
   Sums& sums;
   Ring ring;
-  int sum = 0;  // tiles so far
+  Ring sum;  // the tile's place in `sums`
   int warp, lane;
 
   __device__ int g() const { return lane / 4; }
@@ -334,14 +337,13 @@ struct Math {
 
   // Hands this warp's part of a tile to the finishing warps.
   __device__ void hand_over(const float (&acc)[4]) {
-    const int buffer = sum & 1;
-    barrier_wait(&bars.sums_empty[buffer], (sum >> 1 & 1) ^ 1);
-    float* part = sums.part[buffer][warp];
+    barrier_wait(&bars.sums_empty[sum.slot], sum.parity ^ 1);
+    float* part = sums.part[sum.slot][warp];
     *reinterpret_cast<float2*>(part + g() * 8 + 2 * t()) = make_float2(acc[0], acc[1]);
     *reinterpret_cast<float2*>(part + (g() + 8) * 8 + 2 * t()) = make_float2(acc[2], acc[3]);
     __syncwarp();
-    if (lane == 0) barrier_arrive(&bars.sums_full[buffer]);
-    ++sum;
+    if (lane == 0) barrier_arrive(&bars.sums_full[sum.slot]);
+    sum.advance(S::kSums);
   }
 
   // Of group i of this warp: its number in the row of x.
@@ -477,43 +479,44 @@ struct Finish {
   Barriers& bars;
   Sums& sums;
   float* out;  // [tokens][rows_per_block] of this block
-  int sum = 0;
+  Ring sum;
   int thread;  // of the finishing ones
 
   // The sum over all warps of element `at` of the present tile, which the caller has waited for.
   __device__ float add_parts(int at) const {
     float v = 0.f;
 #pragma unroll
-    for (int w = 0; w < kMathWarps; ++w) v += sums.part[sum & 1][w][at];
+    for (int w = 0; w < kMathWarps; ++w) v += sums.part[sum.slot][w][at];
     return v;
   }
-  __device__ void wait_tile() { barrier_wait(&bars.sums_full[sum & 1], sum >> 1 & 1); }
+  __device__ void wait_tile() { barrier_wait(&bars.sums_full[sum.slot], sum.parity); }
   __device__ void release_tile() {
     __syncwarp();
-    if (thread % 32 == 0) barrier_arrive(&bars.sums_empty[sum & 1]);
-    ++sum;
+    if (thread % 32 == 0) barrier_arrive(&bars.sums_empty[sum.slot]);
+    sum.advance(S::kSums);
   }
 
-  // 8 units of `count` tokens; `rows` is the first one's row of hidden.
-  __device__ void swiglu(const DecodeProblem& p, __half* rows, int tile, int count, bool e4m3) {
-    wait_tile();
+  // 8 units of `count` tokens; `row` is the first one's row of hidden.
+  __device__ void swiglu(const DecodeProblem& p, int row, int tile, int count, bool e4m3) {
     const int unit = thread / 8, column = thread % 8;
+    __half* to = p.hidden + (row + column) * S::inner + tile * 8 + (e4m3 ? e4m3_place(unit) : e2m1_place(unit));
+    wait_tile();
     const float gate = fminf(add_parts(thread), p.limit);
     const float up = fminf(fmaxf(add_parts(64 + thread), -p.limit), p.limit);
     release_tile();
-    const float a = gate / (1.f + __expf(-gate)) * up;
-    if (column < count) rows[int64_t{column} * S::inner + tile * 8 + (e4m3 ? e4m3_place(unit) : e2m1_place(unit))] = __float2half_rn(a * p.hidden_gain);
+    const float a = __fdividef(gate, 1.f + __expf(-gate)) * up;
+    if (column < count) *to = __float2half_rn(a * p.hidden_gain);
   }
 
   __device__ void gate_up(const DecodeProblem& p, const Plan& plan) {
     const int octets = (p.tokens + kColumns - 1) / kColumns;
     for (int item = part_begin(octets * S::kTiles), end = part_end(octets * S::kTiles); item < end; ++item) {
       const int octet = item / S::kTiles;
-      swiglu(p, p.hidden + int64_t{plan.pairs + octet * kColumns} * S::inner, item % S::kTiles, min(kColumns, p.tokens - octet * kColumns), true);
+      swiglu(p, plan.pairs + octet * kColumns, item % S::kTiles, min(kColumns, p.tokens - octet * kColumns), true);
     }
     for (int item = part_begin(plan.segments * S::kTiles), end = part_end(plan.segments * S::kTiles); item < end; ++item) {
       const Segment s = unpack(plan.segment[item / S::kTiles]);
-      swiglu(p, p.hidden + int64_t{s.begin} * S::inner, item % S::kTiles, s.count, false);
+      swiglu(p, s.begin, item % S::kTiles, s.count, false);
     }
   }
 
@@ -579,7 +582,7 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   extern __shared__ __align__(128) std::byte memory[];
   std::byte* slots = memory;
   Sums& sums = *reinterpret_cast<Sums*>(memory + S::kSlots * S::kSlotBytes);
-  Plan& plan = *reinterpret_cast<Plan*>(&sums + 1);
+  Plan& plan = *reinterpret_cast<Plan*>(&sums.part[S::kSums]);
   float* out = reinterpret_cast<float*>(&plan + 1);
   __shared__ Barriers bars;
 
@@ -588,7 +591,7 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
       barrier_init(&bars.full[s], 1);
       barrier_init(&bars.empty[s], kMathWarps);
     }
-    for (int b = 0; b < 2; ++b) {
+    for (int b = 0; b < S::kSums; ++b) {
       barrier_init(&bars.sums_full[b], kMathWarps);
       barrier_init(&bars.sums_empty[b], kFinishWarps);
     }
@@ -598,29 +601,29 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   }
   __syncthreads();
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  if (warp < kMathWarps) {
+  if (warp >= kFirstMathWarp) {
     let_next_kernel_start();
     wait_for_last_kernel();
     make_plan(p, sums, plan);
     if (lane == 0) barrier_arrive(&bars.planned);
-    Math<S> math{slots, bars, sums, {}, 0, warp, lane};
+    Math<S> math{slots, bars, sums, {}, {}, warp - kFirstMathWarp, lane};
     math.gate_up(p, plan);
     math.down(p, plan);
-  } else if (warp < kMathWarps + kFinishWarps) {
+  } else if (warp == 0) {
+    Producer<S>{slots, bars, {}, lane}.run(p, plan);  // reads weights only: they were there before any kernel
+  } else if (warp <= kFinishWarps) {
     wait_for_last_kernel();
     barrier_wait(&bars.planned, 0);
-    Finish<S> finish{bars, sums, out, 0, static_cast<int>(threadIdx.x) - kMathThreads};
+    Finish<S> finish{bars, sums, out, {}, static_cast<int>(threadIdx.x) - 32};
     finish.gate_up(p, plan);
     finish.meet();
     finish.down(p, plan);
-  } else {
-    Producer<S>{slots, bars, {}, lane}.run(p, plan);  // reads weights only: they were there before any kernel
   }
 }
 
-using Flash = Shape<8, 4, 5>;
-using Pro = Shape<14, 6, 3>;
-using Small = Shape<2, 1, 5>;  // no model's: for tests that shall be quick
+using Flash = Shape<8, 4, 5, 4>;
+using Pro = Shape<14, 6, 3, 3>;
+using Small = Shape<2, 1, 5, 2>;  // no model's: for tests that shall be quick
 
 template <class S>
 bool fits(const ExpertsArgs& a) {
@@ -631,7 +634,7 @@ template <class S>
 void launch(CudaContext& context, DecodeProblem p) {
   p.rows_per_block = (S::dim / 8 + context.sm_count - 1) / context.sm_count * 8;
   p.hidden = context.scratch.take<__half>(int64_t{p.tokens} * (p.k + 1) * S::inner);
-  const size_t bytes = S::kSlots * S::kSlotBytes + sizeof(Sums) + sizeof(Plan) + static_cast<size_t>(p.tokens * p.rows_per_block) * sizeof(float);
+  const size_t bytes = S::kSlots * S::kSlotBytes + S::kSums * sizeof(Sums{}.part[0]) + sizeof(Plan) + static_cast<size_t>(p.tokens * p.rows_per_block) * sizeof(float);
   static const cudaError_t allowed =
       cudaFuncSetAttribute(decode_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, 232448 - static_cast<int>(sizeof(Barriers)) - 1024);
   KVASIR_CHECK(allowed == cudaSuccess, "{}", cudaGetErrorString(allowed));
