@@ -12,6 +12,8 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace cache_test;
+
 struct Shape {
   const char* name;
   CompressKind kind;
@@ -183,9 +185,9 @@ INSTANTIATE_TEST_SUITE_P(All, CudaCompress,
                          testing::Combine(testing::Values(Numerics::kExact, Numerics::kNative,
                                                           Numerics::kFast),
                                           testing::ValuesIn(kShapes)),
-                         [](const auto& info) {
-                           return std::string(numerics_name(std::get<0>(info.param))) + "_" +
-                                  std::get<1>(info.param).name;
+                         [](const auto& test) {
+                           return std::string(numerics_name(std::get<0>(test.param))) + "_" +
+                                  std::get<1>(test.param).name;
                          });
 
 TEST(CudaCompressor, BatchesOf64CloseTheirGroupsAlone) {

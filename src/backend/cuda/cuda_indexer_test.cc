@@ -14,6 +14,8 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace cache_test;
+
 using Spans = std::vector<std::pair<int64_t, int64_t>>;
 
 struct Case {
