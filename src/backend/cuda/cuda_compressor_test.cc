@@ -209,7 +209,8 @@ INSTANTIATE_TEST_SUITE_P(All, CudaCompress,
 TEST(CudaCompressor, BothCompressorsOfALayerInOneCall) {
   for (Numerics numerics : {Numerics::kNative, Numerics::kFast}) {
     Compressor entry(numerics, kShapes[0], 3, 4096), key(numerics, kShapes[1], 3, 4096);
-    for (std::vector<int64_t> tokens : std::vector<std::vector<int64_t>>{{7, 1, 0}, {1, 1, 1}, {1000, 3, 5}, {4, 8, 1}, {1, 1, 1}})
+    for (std::vector<int64_t> tokens :
+         std::vector<std::vector<int64_t>>{{7, 1, 0}, {1, 1, 1}, {1000, 3, 5}, {4, 8, 1}, {1, 1, 1}})
       Compressor::step_pair(entry, key, tokens);
     entry.compare();
     key.compare();

@@ -189,10 +189,7 @@ class Index {
 
   // Whether this call goes to a kernel that multiplies e4m3 queries.
   bool rounds_queries() const {
-    int64_t tokens = 0;
-    for (auto [start, n] : c_.spans) tokens = std::max(tokens, n);
-    return c_.heads == 64 && c_.dim == 128 && (c_.rows_per_page == 32 || c_.rows_per_page == 64) &&
-           c_.topk <= 1024 && tokens <= 8;
+    return c_.heads == 64 && c_.dim == 128 && c_.rows_per_page % 16 == 0 && c_.topk <= 1024;
   }
 
   // The query that the backend multiplies, as codes and a scale of each head: kFast rounds a head to e4m3
