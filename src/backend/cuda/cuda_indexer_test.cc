@@ -14,6 +14,8 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace cache_test;
+
 using Spans = std::vector<std::pair<int64_t, int64_t>>;
 
 struct Case {
@@ -83,6 +85,33 @@ class Index {
 
   int64_t rows() const { return sequences_->rows(); }
   const Case& test_case() const { return c_; }
+  // The queries rotated, transformed and scored, in one call or in two.
+  std::vector<int32_t> transformed(bool one_call) {
+    std::vector<float> angles;
+    for (int64_t i = 0; i < rows() * 32; ++i) {
+      angles.push_back(static_cast<float>(std::cos(static_cast<double>(i))));
+      angles.push_back(static_cast<float>(std::sin(static_cast<double>(i))));
+    }
+    Mirror<float> table(angles), q(q_->values), weight(weight_->values);
+    Mirror<int32_t> out(rows() * c_.topk);
+    out.poison();
+    IndexQueryArgs query;
+    query.q = {q.device, {rows(), c_.heads, c_.dim}};
+    query.table = {table.device, {rows(), 32, 2}};
+    query.weight = {weight.device, {rows(), c_.heads}};
+    query.weight_scale = 0.25f;
+    IndexSelectArgs a = args(q.device, weight.device, sequences_->device_batch(), out.device);
+    Device device(numerics_);
+    if (one_call) {
+      index_query_select(device.context(), query, a);
+    } else {
+      index_query(device.context(), query);
+      index_select(device.context(), a);
+    }
+    device.finish();
+    return out.download();
+  }
+
   // The same rows of one sequence, as a call of their own.
   std::vector<int32_t> alone(int64_t sequence) {
     SequenceSpan span = sequences_->spans()[static_cast<size_t>(sequence)];
@@ -160,10 +189,7 @@ class Index {
 
   // Whether this call goes to a kernel that multiplies e4m3 queries.
   bool rounds_queries() const {
-    int64_t tokens = 0;
-    for (auto [start, n] : c_.spans) tokens = std::max(tokens, n);
-    return c_.heads == 64 && c_.dim == 128 && (c_.rows_per_page == 32 || c_.rows_per_page == 64) &&
-           c_.topk <= 1024 && tokens <= 8;
+    return c_.heads == 64 && c_.dim == 128 && c_.rows_per_page % 16 == 0 && c_.topk <= 1024;
   }
 
   // The query that the backend multiplies, as codes and a scale of each head: kFast rounds a head to e4m3
@@ -305,6 +331,13 @@ TEST(CudaIndexer, ARowDoesNotDependOnTheOthers) {
       EXPECT_TRUE(std::equal(got.begin(), got.end(), together.begin() + row * both.topk)) << "sequence " << s;
       row += both.spans[s].second;
     }
+  }
+}
+
+TEST(CudaIndexer, QueriesTransformedInTheScanSelectTheSame) {
+  for (Numerics numerics : {Numerics::kNative, Numerics::kFast}) {
+    Index index(numerics, {"", {{4 * 20000 + 2, 2}, {50, 1}, {4 * 9000, 3}}});
+    EXPECT_EQ(index.transformed(true), index.transformed(false));
   }
 }
 

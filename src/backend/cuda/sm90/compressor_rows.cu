@@ -296,8 +296,8 @@ int64_t tail_tokens(const CompressCall& c) { return std::min(c.max_tokens, c.tai
 
 void write_tails(cudaStream_t stream, const CompressCall& c) {
   launch_early(stream, compress_tails_kernel,
-         dim3(static_cast<unsigned>(tail_tokens(c)), static_cast<unsigned>(c.num_sequences)), kTailThreads, 0,
-               c);
+               dim3(static_cast<unsigned>(tail_tokens(c)), static_cast<unsigned>(c.num_sequences)),
+               kTailThreads, 0, c);
 }
 
 void compress_pairs(cudaStream_t stream, const CompressCall* calls, int count) {
@@ -324,8 +324,8 @@ void compress_wide(cudaStream_t stream, const CompressCall& c) {
   int64_t clusters =
       l.group_clusters + (tails_beside_groups(c) ? (tail_tokens(c) + kWideBlocks - 1) / kWideBlocks : 0);
   launch_early(stream, compress_wide_kernel,
-         dim3(static_cast<unsigned>(clusters * kWideBlocks), static_cast<unsigned>(c.num_sequences)),
-         kWideThreads, 0, l);
+               dim3(static_cast<unsigned>(clusters * kWideBlocks), static_cast<unsigned>(c.num_sequences)),
+               kWideThreads, 0, l);
   if (!tails_beside_groups(c)) write_tails(stream, c);
 }
 

@@ -43,7 +43,8 @@ __device__ __forceinline__ int row_scale(int byte) {
   return max(byte, __shfl_xor_sync(0xffffffffu, byte, 2));
 }
 
-// Rotation by 32 pairs of cos and sin and the Hadamard transform of one head, four channels a lane (index_query).
+// Rotation by 32 pairs of cos and sin and the Hadamard transform of one head, four channels a lane
+// (index_query).
 __device__ __forceinline__ float4 transform_query(float4 x, const float* table, int lane) {
   if (lane >= 16) {
     float4 t = reinterpret_cast<const float4*>(table)[lane - 16];

@@ -1,5 +1,6 @@
-// Launches that may begin while the kernel before them in the stream ends. Such a kernel calls wait_for_previous_kernels
-// before it touches what earlier kernels write, and let_next_kernel_start only after that.
+// Launches that may begin while the kernel before them in the stream ends. Such a kernel calls
+// wait_for_previous_kernels before it touches what earlier kernels write, and let_next_kernel_start only
+// after that.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,7 +8,8 @@
 namespace kvasir::cuda {
 
 template <class Kernel, class... Args>
-void launch_early(cudaStream_t stream, Kernel kernel, dim3 grid, int threads, int shared, const Args&... args) {
+void launch_early(cudaStream_t stream, Kernel kernel, dim3 grid, int threads, int shared,
+                  const Args&... args) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;

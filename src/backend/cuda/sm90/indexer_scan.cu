@@ -166,7 +166,8 @@ __device__ void load_queries(const ScanCall& c, const SequenceSpan& span, uint8_
     if (c.table != nullptr) x = transform_query(x, c.table + (span.first_row + token) * 64, lane);
     float factor = store_query_head(query + token * kIndexHeads * kIndexDim, head, x, lane);
     if (lane == 0)
-      s.factor[token][head] = factor * (c.weight[(span.first_row + token) * c.weight_token + head] * c.weight_scale);
+      s.factor[token][head] =
+          factor * (c.weight[(span.first_row + token) * c.weight_token + head] * c.weight_scale);
   }
   fence_async_shared();
   named_barrier(1, kScanThreads);
@@ -287,13 +288,16 @@ __global__ void __launch_bounds__(kScanThreads, 1) index_scan_kernel(const __gri
 
 }  // namespace
 
-bool index_scan_serves(const IndexSelectArgs& a) {
-  int rows = a.place.keys.rows_per_page;
+bool index_kernels_serve(const IndexSelectArgs& a) {
   return a.q.shape(1) == kIndexHeads && a.q.shape(2) == kIndexDim && a.q.stride(1) == kIndexDim &&
          a.q.stride(0) % 4 == 0 && reinterpret_cast<uintptr_t>(a.q.data()) % 16 == 0 && a.format.quantised &&
-         rows % kWarpKeys == 0 && a.place.keys.data_offset % 16 == 0 && a.place.keys.scale_offset % 16 == 0 &&
-         a.batch.sequences.shape(0) <= kMaxSequences && a.batch.max_tokens <= kScanTokens &&
-         topk_groups_serve(a);
+         a.place.keys.rows_per_page % kWarpKeys == 0 && a.place.keys.data_offset % 16 == 0 &&
+         a.place.keys.scale_offset % 16 == 0;
+}
+
+bool index_scan_serves(const IndexSelectArgs& a) {
+  return index_kernels_serve(a) && a.batch.sequences.shape(0) <= kMaxSequences &&
+         a.batch.max_tokens <= kScanTokens && topk_groups_serve(a);
 }
 
 IndexScores take_index_scores(CudaContext& context, const IndexSelectArgs& a) {
@@ -304,7 +308,8 @@ IndexScores take_index_scores(CudaContext& context, const IndexSelectArgs& a) {
   return s;
 }
 
-void index_scan(CudaContext& context, const IndexSelectArgs& a, const IndexScores& out, const IndexQueryArgs* query) {
+void index_scan(CudaContext& context, const IndexSelectArgs& a, const IndexScores& out,
+                const IndexQueryArgs* query) {
   ScanCall c;
   c.q = a.q.data();
   c.q_token = a.q.stride(0);
