@@ -25,6 +25,9 @@ struct EngineOptions {
   int draft_max_running = 2;        // drafts are off while more sequences than this decode
   double gap_seconds = 0.05;        // a prefill beside running streams is cut so that steps stay this short, or twice a decode step
   std::unique_ptr<DiskStore> disk;  // null: memory only
+  // Runs on the engine thread after the `notify` of all streams that a step has news for: who reads many streams can wake
+  // once for all of them. Must not block.
+  std::function<void()> told;
 };
 
 struct StreamState;  // what the two ends of a stream share
@@ -34,7 +37,8 @@ class TokenStream {
  public:
   ~TokenStream();
   // `notify` runs on the engine thread when the stream has turned from empty to not empty, at the end of the step (at
-  // once, if it already is not); it must not block, nor touch the stream. Set before the first try_next.
+  // once, if it already is not); it must not block, nor touch the stream. EngineOptions::told follows. Set before the
+  // first try_next.
   void set_notify(std::function<void()> notify);
   // False: nothing there now. After kEnd there is never anything more.
   bool try_next(StreamEvent& event);

@@ -33,8 +33,10 @@ void EngineLoop::send(ActiveRequest& a, StreamEvent event) {
 }
 
 void EngineLoop::tell_readers() {
+  if (untold_.empty()) return;
   for (const auto& stream : untold_) stream->tell_reader();
   untold_.clear();
+  if (options_.told) options_.told();
 }
 
 EngineLoop::Clock::time_point EngineLoop::turn(Clock::time_point now) {

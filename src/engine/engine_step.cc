@@ -197,15 +197,17 @@ Status EngineLoop::sample(ActiveRequest& a, int64_t logit, int64_t position, Sam
     return {};
   }
   std::span<const uint32_t> mask;
-  if (a.request.constraint && a.request.script.empty()) {
+  TokenConstraint* constraint = a.request.script.empty() ? a.request.constraint.get() : nullptr;
+  int32_t banned = constraint ? constraint->only_ban() : -1;
+  if (constraint && banned < 0) {
     std::fill(mask_.begin(), mask_.end(), ~uint32_t{0});
-    if (a.request.constraint->restrict(mask_)) mask = mask_;
+    if (constraint->restrict(mask_)) mask = mask_;
     int64_t spare = static_cast<int64_t>(mask_.size()) * 32 - runner_->model().config.vocab_size;
     mask_.back() &= ~uint32_t{0} >> spare;
     if (std::all_of(mask_.begin(), mask_.end(), [](uint32_t word) { return word == 0; }))
       return Error{ErrorCode::kInvalid, "the constraint of the answer lets no token through"};
   }
-  token = a.sampler.sample(logit_row(logit), position, mask);
+  token = a.sampler.sample(logit_row(logit), position, mask, banned);
   return {};
 }
 

@@ -38,7 +38,8 @@ class Sampler {
   // `logits` has one value per vocabulary entry; `position` is where the new token will stand. `mask`, unless empty, has
   // a bit per entry (token_constraint.h): tokens without theirs are not drawn, whatever their bias, before any other
   // filter. Log probabilities stay those of the whole distribution, so that they compare between constrained and not.
-  SampledToken sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask = {});
+  // `banned`, unless negative, is drawn as little: the same as a mask that lacks one bit, without its cost.
+  SampledToken sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask = {}, int32_t banned = -1);
   // `id` as if it had been drawn, with its log probability.
   SampledToken force(View<const float, 1> logits, int32_t id);
 
@@ -48,7 +49,9 @@ class Sampler {
   // Of each token relative to the best one, and their sums block by block.
   void fill_weights(std::span<const float> logits, float temperature);
   double total_weight() const;
-  int32_t draw(std::span<const float> logits, int64_t position);
+  int32_t choose(std::span<const float> logits, int64_t position, int32_t banned);
+  int32_t draw(std::span<const float> logits, int64_t position, int32_t banned);
+  std::span<const float> without(std::span<const float> logits, int32_t banned);
   int32_t draw_of_all(double point) const;
   void gather(bool by_k, bool by_p, double total);
   void fill_logprobs(std::span<const float> logits, SampledToken& token);
