@@ -8,8 +8,9 @@
 namespace kvasir {
 
 EngineLoop::EngineLoop(std::unique_ptr<Runner> runner, std::unique_ptr<DiskStore> disk, const EngineOptions& options)
-    : options_(options), disk_(std::move(disk)), runner_(std::move(runner)), chunks_(options.step_tokens, options.gap_seconds),
+    : options_(options), disk_(std::move(disk)), runner_(std::move(runner)), gate_(runner_->layout()), chunks_(options.step_tokens, options.gap_seconds),
       drafts_(static_cast<size_t>(std::max(0, options.draft_max_running)) + 1) {
+  runner_->set_observer(options.observer);
   PrefixCacheOptions cache;
   cache.page_tokens = kPageTokens;
   cache.section_bytes = runner_->layout().section_bytes();
@@ -42,8 +43,9 @@ void EngineLoop::tell_readers() {
 EngineLoop::Clock::time_point EngineLoop::turn(Clock::time_point now) {
   if (failed_) end_all(EndReason::kFailed, error_);
   expire(now);
-  poll_restores(now);
+  poll_restores();
   admit(now);
+  start_early(now);
   if (plan()) {
     compute();
     remove_ended();
@@ -87,8 +89,10 @@ void EngineLoop::fail(const Error& error) {
   end_all(EndReason::kFailed, error);
 }
 
-// False inside a replay: windows and tails are not yet what they would have been.
-bool EngineLoop::exact(const ActiveRequest& a) { return a.sequence && (a.plan.replayed == 0 || a.length() >= a.plan.stored); }
+// False inside a replay, where windows and tails are not yet what they would have been, and while pages are being read.
+bool EngineLoop::exact(const ActiveRequest& a) {
+  return a.sequence && !a.restore && (a.plan.replayed == 0 || a.length() >= a.plan.stored);
+}
 
 void EngineLoop::publish(ActiveRequest& a) {
   int64_t full = a.length() / kPageTokens;

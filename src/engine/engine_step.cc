@@ -104,13 +104,33 @@ void EngineLoop::compute() {
     auto wanted = row.first_logit < 0 ? Runner::Logits::kNone : row.drafts > 0 ? Runner::Logits::kAll : Runner::Logits::kLast;
     items_.push_back({&*row.request->sequence, row.ids, wanted});
   }
-  if (Status status = runner_->step(items_); !status) return fail(status.error());
+  ActiveRequest* early = rows_.size() == 1 && rows_[0].request->restore ? rows_[0].request : nullptr;
+  if (early) {
+    gate_.watch(*early->restore);
+    runner_->set_gate(&gate_);
+  }
+  Status status = runner_->step(items_);
+  runner_->set_gate(nullptr);
+  if (!status) return fail(status.error());
+  if (early && !end_early(*early)) return;
+  if (early) begin += std::chrono::duration_cast<Clock::duration>(gate_.waited());  // no time of the model
   auto computed = Clock::now();
   int64_t generated = counters_.generated_tokens;
   for (Row& row : rows_) commit(row);
   auto sampled = Clock::now();
   if (drafts_possible() && rows_.size() < drafts_.size() && drafts_[rows_.size()].drafting()) draft();
   record(decode_rows, prefill_rows, begin, computed, sampled, counters_.generated_tokens - generated);
+}
+
+// After a step beside which its pages were read. False: some of them were lost, and with them what it computed.
+bool EngineLoop::end_early(ActiveRequest& a) {
+  if (gate_.failed() || a.restore->page_tokens() < a.plan.stored) {
+    ++counters_.early_losses;
+    look_up_again(a, {ErrorCode::kNotFound, "a part of the prefix was lost on its way"});
+    return false;
+  }
+  finish_restore(a, a.waited + gate_.waited());
+  return true;
 }
 
 void EngineLoop::record(int64_t decode_rows, int64_t prefill_rows, Clock::time_point begin, Clock::time_point computed,

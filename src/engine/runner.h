@@ -66,11 +66,13 @@ class Runner {
   PagePool& pool() { return *pool_; }
   const RunnerOptions& options() const { return options_; }
   void set_observer(ForwardObserver* observer) { observer_ = observer; }
+  // For the steps to come. Where it does not open, step() counts the tokens as computed, but they are worth nothing.
+  void set_gate(LayerGate* gate) { gate_ = gate; }
 
  private:
   Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options);
   std::byte* const* discarded_pages(int64_t tokens);
-  ForwardContext context() { return {model_, layout_, *ops_, ws_, observer_}; }
+  ForwardContext context() { return {model_, layout_, *ops_, ws_, observer_, gate_}; }
 
   const Model& model_;
   std::unique_ptr<Ops> ops_;
@@ -79,6 +81,7 @@ class Runner {
   std::unique_ptr<PagePool> pool_;  // outlives the sequences made from it
   Workspace ws_;
   ForwardObserver* observer_ = nullptr;
+  LayerGate* gate_ = nullptr;
   Buffer discarded_;                        // rows that a replay computes and nobody reads; made when first needed
   std::vector<std::byte*> discarded_table_;
   std::vector<int32_t> ids_, positions_, logit_rows_;

@@ -30,6 +30,7 @@ void forward(const ForwardContext& c, const Batch& batch) {
   rope_tables(c, batch);
   c.ops.embed({batch.ids, c.model.embed, c.ws.streams.rows(0, t)});
   for (size_t l = 0; l < c.model.layers.size(); ++l) {
+    if (c.gate && !c.gate->open(static_cast<int>(l))) return;
     std::string name = c.observer ? "layers." + std::to_string(l) + "." : "";
     block(c, c.model.layers[l], static_cast<int>(l), name, batch);
   }
