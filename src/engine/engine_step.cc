@@ -187,6 +187,7 @@ bool EngineLoop::sample_rows(ActiveRequest& a, const Row& row) {
       return false;
     }
     a.tokens.push_back(id);
+    a.sampler.accept(id);
     ++a.generated;
     ++counters_.generated_tokens;
     if (a.request.constraint && a.request.script.empty()) a.request.constraint->accept(id);

@@ -121,11 +121,16 @@ double uniform_at(uint64_t seed, uint64_t position) {
 
 std::span<const float> Sampler::bias(View<const float, 1> logits) {
   std::span<const float> plain(logits.data(), static_cast<size_t>(logits.shape(0)));
-  if (params_.logit_bias.empty()) return plain;
+  if (params_.logit_bias.empty() && counts_.empty()) return plain;
   logits_.assign(plain.begin(), plain.end());
   for (auto [id, bias] : params_.logit_bias)
     if (id >= 0 && id < logits.shape(0)) logits_[id] += bias;
+  for (auto [id, count] : counts_) logits_[id] -= params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count);
   return logits_;
+}
+
+void Sampler::accept(int32_t id) {
+  if (params_.presence_penalty != 0 || params_.frequency_penalty != 0) ++counts_[id];
 }
 
 SampledToken Sampler::sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask, int32_t banned) {

@@ -170,6 +170,39 @@ TEST(Sampler, AMaskForbidsBeforeEveryFilterAndLeavesLogprobsAlone) {
   for (int i = 0; i < 200; ++i) EXPECT_GE(sampler.sample({logits.data(), {5}}, i, mask).id, 2);
 }
 
+TEST(Sampler, PenaltiesLowerTheTokensThatTheTextHas) {
+  SamplingParams p;
+  p.temperature = 0;
+  p.presence_penalty = 0.5f;
+  p.frequency_penalty = 0.25f;
+  std::vector<float> logits = {3.0f, 2.9f, 2.0f, -1.0f};
+  Sampler sampler(p);
+  auto next = [&] {
+    SampledToken token = sampler.sample({logits.data(), {4}}, 0);
+    sampler.accept(token.id);
+    return token.id;
+  };
+  // The best of 3, 2.9, 2; 2.25, 2.9, 2; 2.25, 2.15, 2; 2, 2.15, 2; 2, 1.9, 2; 1.75, 1.9, 2.
+  EXPECT_EQ((std::vector<int32_t>{next(), next(), next(), next(), next(), next()}), (std::vector<int32_t>{0, 1, 0, 1, 0, 2}));
+  SamplingParams none;
+  none.temperature = 0;
+  Sampler free(none);
+  free.accept(0);
+  EXPECT_EQ(free.sample({logits.data(), {4}}, 0).id, 0);
+}
+
+TEST(Sampler, LogProbabilitiesAreThoseOfThePenalisedDistribution) {
+  SamplingParams p;
+  p.temperature = 0;
+  p.presence_penalty = 1;
+  std::vector<float> logits = {1.0f, 1.0f};
+  Sampler sampler(p);
+  sampler.accept(0);
+  SampledToken token = sampler.sample({logits.data(), {2}}, 0);
+  EXPECT_EQ(token.id, 1);
+  EXPECT_NEAR(token.logprob, -std::log(1 + std::exp(-1.0)), 1e-5);
+}
+
 TEST(Sampler, ABannedTokenIsDrawnAsLittleAsOneThatAMaskForbids) {
   constexpr int64_t kTokens = 200;
   for (int way = 0; way < 6; ++way) {
