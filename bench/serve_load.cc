@@ -167,7 +167,25 @@ std::vector<Stream> run_server(const Load& load, int port, int round) {
 
 // --- the engine alone
 
+// Wakes the reader of all streams.
+struct Bell {
+  std::mutex mutex;
+  std::condition_variable condition;
+  bool rung = false;
+  void ring() {
+    std::lock_guard lock(mutex);
+    rung = true;
+    condition.notify_one();
+  }
+  void wait() {
+    std::unique_lock lock(mutex);
+    condition.wait(lock, [&] { return rung; });
+    rung = false;
+  }
+};
+
 struct Local {
+  Bell bell;  // rung once a step
   Tokenizer tokenizer;
   LoadedModel loaded;
   std::unique_ptr<Engine> engine;
@@ -176,9 +194,11 @@ struct Local {
 std::unique_ptr<Local> make_local() {
   std::string dir = KVASIR_SOURCE_DIR "/models/nano";
   auto tokenizer = value_of(Tokenizer::load(dir));
-  auto local = std::unique_ptr<Local>(new Local{std::move(tokenizer), value_of(load_checkpoint(dir, {})), nullptr});
+  auto local = std::unique_ptr<Local>(new Local{{}, std::move(tokenizer), value_of(load_checkpoint(dir, {})), nullptr});
   auto ops = value_of(make_ops({BackendKind::kCpu, Numerics::kFast, {}, 1}));
-  local->engine = value_of(Engine::make(local->loaded.model, std::move(ops), {}));
+  EngineOptions options;
+  options.told = [bell = &local->bell] { bell->ring(); };
+  local->engine = value_of(Engine::make(local->loaded.model, std::move(ops), std::move(options)));
   return local;
 }
 
@@ -196,35 +216,16 @@ Request request_of(const Local& local, const std::string& body) {
   return request;
 }
 
-// Wakes the reader of any number of streams.
-struct Bell {
-  std::mutex mutex;
-  std::condition_variable condition;
-  bool rung = false;
-  void ring() {
-    std::lock_guard lock(mutex);
-    rung = true;
-    condition.notify_one();
-  }
-  void wait() {
-    std::unique_lock lock(mutex);
-    condition.wait(lock, [&] { return rung; });
-    rung = false;
-  }
-};
-
 std::vector<Stream> run_engine(const Load& load, Local& local, int round) {
   std::vector<Stream> streams(static_cast<size_t>(load.streams));
-  Bell bell;
   std::vector<std::unique_ptr<TokenStream>> readers;
   for (int i = 0; i < load.streams; ++i) {
     Request request = request_of(local, body_of(load, round * load.streams + i));
     streams[static_cast<size_t>(i)].sent = Clock::now();
     readers.push_back(value_of(local.engine->submit(std::move(request))));
-    readers.back()->set_notify([&] { bell.ring(); });
   }
   for (size_t open = streams.size(); open > 0;) {
-    bell.wait();
+    local.bell.wait();
     auto now = Clock::now();
     for (size_t i = 0; i < streams.size(); ++i) {
       StreamEvent event;
@@ -256,13 +257,14 @@ void report(const Load& load, const char* what, const std::vector<Stream>& strea
   int64_t total = 0, failed = 0;
   std::vector<double> gaps, first_token;
   for (const Stream& s : streams) {
-    failed += s.failed || s.arrivals.size() <= kRampTokens;
-    if (s.failed || s.arrivals.size() <= kRampTokens) continue;
+    bool lost = s.failed || s.arrivals.empty();
+    failed += lost;
+    if (lost) continue;
     total += s.tokens;
     first_token.push_back(seconds(s.arrivals.front() - s.sent));
     first = std::min(first, s.arrivals.front());
     last = std::max(last, s.arrivals.back());
-    all_run = std::max(all_run, s.arrivals[kRampTokens]);
+    all_run = std::max(all_run, s.arrivals[std::min(kRampTokens, s.arrivals.size() - 1)]);
     one_ends = std::min(one_ends, s.arrivals.back());
     for (size_t i = 1; i < s.arrivals.size(); ++i) gaps.push_back(seconds(s.arrivals[i] - s.arrivals[i - 1]));
   }
