@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
@@ -19,6 +18,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "bench/local_engine.h"
 #include "engine/engine.h"
 #include "model/load.h"
 
@@ -26,17 +26,6 @@ namespace kvasir {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-[[noreturn]] void die(const Error& error) {
-  fmt::print(stderr, "restore_bench: {}\n", error.message);
-  std::exit(1);
-}
-
-template <class T>
-T value_of(Result<T> result) {
-  if (!result) die(result.error());
-  return *std::move(result);
-}
 
 // The system's files behind a device that gives so many bytes a second, to all readers together.
 class SlowFiles : public DiskFiles {
@@ -97,9 +86,7 @@ struct First {
 };
 
 First first_token(Engine& engine, std::vector<int32_t> prompt) {
-  std::mutex mutex;
-  std::condition_variable condition;
-  bool rung = false;
+  Bell bell;
   First first;
   Request request;
   request.prompt = std::move(prompt);
@@ -107,17 +94,9 @@ First first_token(Engine& engine, std::vector<int32_t> prompt) {
   request.sampling.temperature = 0;
   auto begin = Clock::now();
   auto stream = value_of(engine.submit(std::move(request)));
-  stream->set_notify([&] {
-    std::lock_guard lock(mutex);
-    rung = true;
-    condition.notify_one();
-  });
+  stream->set_notify([&] { bell.ring(); });
   for (;;) {
-    {
-      std::unique_lock lock(mutex);
-      condition.wait(lock, [&] { return rung; });
-      rung = false;
-    }
+    bell.wait();
     StreamEvent event;
     while (stream->try_next(event)) {
       if (event.kind == StreamEvent::Kind::kAdmitted) first.hit = event.hit;

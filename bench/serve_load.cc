@@ -21,11 +21,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -34,6 +32,7 @@
 #include "api/openai_chat.h"
 #include "api/prompt.h"
 #include "backend/backend.h"
+#include "bench/local_engine.h"
 #include "engine/engine.h"
 #include "model/load.h"
 
@@ -58,17 +57,6 @@ struct Stream {
   int64_t tokens = 0;
   bool done = false, failed = false;
 };
-
-[[noreturn]] void die(std::string_view what) {
-  std::fprintf(stderr, "serve_load: %.*s\n", static_cast<int>(what.size()), what.data());
-  std::exit(1);
-}
-
-template <class T>
-T value_of(Result<T> result) {
-  if (!result) die(result.error().message);
-  return *std::move(result);
-}
 
 std::string body_of(const Load& load, int number) {
   std::string text = "Stream " + std::to_string(number) + ".";
@@ -95,11 +83,11 @@ void send_request(Socket& socket_, Stream& s, int port, const std::string& body)
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (connect(socket_.fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) die("cannot connect");
+  if (connect(socket_.fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) die({ErrorCode::kIo, "cannot connect"});
   s.sent = Clock::now();
   for (size_t at = 0; at < bytes.size();) {
     ssize_t n = send(socket_.fd, bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
-    if (n <= 0) die("the server does not take the request");
+    if (n <= 0) die({ErrorCode::kIo, "the server does not take the request"});
     at += static_cast<size_t>(n);
   }
 }
@@ -166,23 +154,6 @@ std::vector<Stream> run_server(const Load& load, int port, int round) {
 }
 
 // --- the engine alone
-
-// Wakes the reader of all streams.
-struct Bell {
-  std::mutex mutex;
-  std::condition_variable condition;
-  bool rung = false;
-  void ring() {
-    std::lock_guard lock(mutex);
-    rung = true;
-    condition.notify_one();
-  }
-  void wait() {
-    std::unique_lock lock(mutex);
-    condition.wait(lock, [&] { return rung; });
-    rung = false;
-  }
-};
 
 struct Local {
   Bell bell;  // rung once a step

@@ -88,6 +88,24 @@ Status read_sampling(const JsonFields& body, const ApiLimits& limits, ChatReques
   return read_logit_bias(body, limits, request);
 }
 
+Status read_common(const JsonFields& body, const ApiLimits& limits, ChatRequest& request) {
+  KVASIR_TRY_STATUS(body.check_object());
+  KVASIR_TRY(request.model, body.text("model"));
+  constexpr std::string_view kLongContext = "[1m]";
+  if (request.model.ends_with(kLongContext)) {
+    request.model.resize(request.model.size() - kLongContext.size());
+  }
+  KVASIR_TRY(request.stream, body.flag("stream", false));
+  KVASIR_TRY(const std::string priority, body.text("priority"));
+  if (priority == "batch") {
+    request.priority = Priority::kBatch;
+  } else if (!priority.empty() && priority != "interactive") {
+    return body.wrong("priority", "\"interactive\" or \"batch\"");
+  }
+  KVASIR_TRY(request.session_id, body.text("session_id"));
+  return read_sampling(body, limits, request);
+}
+
 Status check_tools(const ApiOptions& options, const ChatRequest& request) {
   const size_t count = request.conversation.tools.size();
   if (count > options.limits.tools) {
@@ -223,22 +241,15 @@ Status settle_thinking(const ThinkingAsked& asked, const ApiOptions& options, Ch
   return {};
 }
 
-Status read_common(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
-  KVASIR_TRY_STATUS(body.check_object());
-  KVASIR_TRY(request.model, body.text("model"));
-  constexpr std::string_view kLongContext = "[1m]";
-  if (request.model.ends_with(kLongContext)) {
-    request.model.resize(request.model.size() - kLongContext.size());
-  }
-  KVASIR_TRY(request.stream, body.flag("stream", false));
-  KVASIR_TRY(const std::string priority, body.text("priority"));
-  if (priority == "batch") {
-    request.priority = Priority::kBatch;
-  } else if (!priority.empty() && priority != "interactive") {
-    return body.wrong("priority", "\"interactive\" or \"batch\"");
-  }
-  KVASIR_TRY(request.session_id, body.text("session_id"));
-  return read_sampling(body, options.limits, request);
+Result<ChatRequest> read_request(std::string_view text, Dialect dialect, const ApiOptions& options,
+                                 ReadDialect read) {
+  KVASIR_TRY(const JsonValue json, parse_body(text, options.limits));
+  const JsonFields body(json, "");
+  ChatRequest request;
+  request.dialect = dialect;
+  KVASIR_TRY_STATUS(read_common(body, options.limits, request));
+  KVASIR_TRY_STATUS(read(body, options, request));
+  return request;
 }
 
 Status read_stop(const JsonFields& body, std::string_view key, const ApiLimits& limits,
