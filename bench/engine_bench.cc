@@ -20,13 +20,12 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <fstream>
-#include <mutex>
 #include <thread>
 
 #include "backend/backend.h"
 #include "base/json_writer.h"
+#include "bench/local_engine.h"
 #include "engine/engine.h"
 #include "model/load.h"
 
@@ -51,35 +50,7 @@ std::vector<int32_t> some_prompt(int64_t tokens, int64_t salt) {
   return ids;
 }
 
-[[noreturn]] void die(const Error& error) {
-  fmt::print(stderr, "engine_bench: {}\n", error.message);
-  std::exit(1);
-}
-
-template <class T>
-T value_of(Result<T> result) {
-  if (!result) die(result.error());
-  return *std::move(result);
-}
-
 std::unique_ptr<Ops> cpu_ops(const Settings& s) { return value_of(make_ops({BackendKind::kCpu, s.numerics, {}, s.threads})); }
-
-// Wakes whoever reads any number of streams.
-struct Bell {
-  std::mutex mutex;
-  std::condition_variable condition;
-  bool rung = false;
-  void ring() {
-    std::lock_guard lock(mutex);
-    rung = true;
-    condition.notify_one();
-  }
-  void wait() {
-    std::unique_lock lock(mutex);
-    condition.wait(lock, [&] { return rung; });
-    rung = false;
-  }
-};
 
 Request request_of(std::vector<int32_t> prompt, int64_t max_tokens) {
   Request r;

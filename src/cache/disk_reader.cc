@@ -8,8 +8,6 @@
 namespace kvasir {
 namespace {
 
-constexpr int64_t kRequestBytes = int64_t{1} << 20;  // sections are read together up to here
-
 // What one read wants of one record.
 struct RecordRead {
   RecordId id{};
@@ -183,7 +181,7 @@ std::shared_ptr<DiskRead> DiskStore::read(std::vector<PageToRead> pages, std::op
     for (int s = 0; s < sections;) {
       int begin = s;
       int64_t bytes = 0;
-      while (s < sections && (s == begin || bytes + impl_->options.section_bytes[s] * std::ssize(r->pages) <= kRequestBytes)) {
+      while (s < sections && (s == begin || bytes + impl_->options.section_bytes[s] * std::ssize(r->pages) <= impl_->options.request_bytes)) {
         bytes += impl_->options.section_bytes[s++] * std::ssize(r->pages);
       }
       tasks.push_back(std::make_shared<Task>(Task{read, r, begin, s}));

@@ -40,6 +40,7 @@ struct DiskOptions {
   int64_t segment_bytes = int64_t{256} << 20;  // a new one is begun beyond this; at most an eighth of max_bytes
   int64_t queue_bytes = int64_t{256} << 20;    // that wait to be written; puts beyond are refused
   int read_threads = 4;
+  int64_t request_bytes = int64_t{1} << 20;  // sections are read together up to here
   bool read_only = false;  // for looking at a folder that a server may be using: no lock, nothing is changed
   DiskModel model;
   int64_t page_tokens = 128;

@@ -74,8 +74,8 @@ class Restore {
   // before done(), to start with the first sections; if page_tokens() then turns out smaller than what was taken, the
   // pages behind it hold garbage, as does all that was computed from them.
   virtual std::vector<PageId> take_pages() = 0;
-  // The snapshot asked for, or none if it was lost.
-  virtual const std::vector<std::byte>* snapshot() const = 0;
+  // The snapshot asked for; none if it was lost or, before done(), is still on its way: it is what is read first.
+  virtual const std::vector<std::byte>* snapshot() = 0;
 };
 
 // What a snapshot is for: how long it is worth keeping.

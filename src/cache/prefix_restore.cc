@@ -32,7 +32,6 @@ class CacheRestore : public Restore {
   bool done() override {
     if (!std::ranges::all_of(reads_, [](const auto& read) { return read->done(); })) return false;
     cache_.collect();
-    if (!state_ && own_read_) state_ = own_read_->snapshot();
     return true;
   }
   int sections_ready() const override {
@@ -58,7 +57,10 @@ class CacheRestore : public Restore {
     for (const Item& item : items_) pages.push_back(item.page);
     return pages;
   }
-  const std::vector<std::byte>* snapshot() const override { return state_.get(); }
+  const std::vector<std::byte>* snapshot() override {
+    if (!state_ && own_read_) state_ = own_read_->snapshot();
+    return state_.get();
+  }
 
  private:
   PrefixCache::Impl& cache_;

@@ -53,8 +53,9 @@ struct ActiveRequest {
 
   std::optional<Sequence> sequence;  // running and closing
   ResumePlan plan;
-  std::unique_ptr<Restore> restore;  // restoring
+  std::unique_ptr<Restore> restore;  // restoring, and while its first step computes as the pages arrive
   std::chrono::steady_clock::time_point restore_begin;
+  std::chrono::steady_clock::duration waited{};  // for it, before that first step
   int attempts = 0;                  // restores that lost something on the way
   int64_t published = 0;             // pages that the cache has
   std::vector<SnapshotPoint> points;  // ascending; those below length() are done

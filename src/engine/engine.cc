@@ -164,6 +164,7 @@ Engine::~Engine() {
     end.reason = EndReason::kCancelled;
     if (request->stream->push(std::move(end))) request->stream->tell_reader();
   }
+  if (impl_->options.told) impl_->options.told();
 }
 
 Result<std::unique_ptr<TokenStream>> Engine::submit(Request request) {

@@ -25,6 +25,10 @@ struct EngineOptions {
   int draft_max_running = 2;        // drafts are off while more sequences than this decode
   double gap_seconds = 0.05;        // a prefill beside running streams is cut so that steps stay this short, or twice a decode step
   std::unique_ptr<DiskStore> disk;  // null: memory only
+  ForwardObserver* observer = nullptr;  // of every step; outlives the engine
+  // Runs on the engine thread after the `notify` of all streams that a step has news for: who reads many streams can wake
+  // once for all of them. Must not block.
+  std::function<void()> told;
 };
 
 struct StreamState;  // what the two ends of a stream share
@@ -34,7 +38,8 @@ class TokenStream {
  public:
   ~TokenStream();
   // `notify` runs on the engine thread when the stream has turned from empty to not empty, at the end of the step (at
-  // once, if it already is not); it must not block, nor touch the stream. Set before the first try_next.
+  // once, if it already is not); it must not block, nor touch the stream. EngineOptions::told follows. Set before the
+  // first try_next.
   void set_notify(std::function<void()> notify);
   // False: nothing there now. After kEnd there is never anything more.
   bool try_next(StreamEvent& event);
@@ -52,6 +57,7 @@ struct EngineMetrics {
   int64_t running = 0, restoring = 0, waiting = 0, preempted = 0;  // preempted: those of the waiting that ran before
   int64_t requests = 0, finished = 0, cancelled = 0, failed = 0, preemptions = 0;
   int64_t prompt_tokens = 0, hit_tokens_memory = 0, hit_tokens_disk = 0, replayed_tokens = 0;
+  int64_t early_starts = 0, early_losses = 0;  // restores that computed while being read; those of them that lost bytes, and began again
   int64_t generated_tokens = 0, drafted_tokens = 0, accepted_tokens = 0;
   int64_t steps = 0, step_tokens = 0;
   double step_seconds = 0, prefill_step_seconds = 0, decode_step_seconds = 0;

@@ -16,6 +16,7 @@ constexpr int64_t kGrowthTokens = 256;  // of an answer, promised at admission
 constexpr int64_t kWorthWaiting = 256;  // tokens that another request is about to compute anyway
 constexpr size_t kLatePoints = 4;       // resume points of a prompt, from its end, that get a snapshot
 constexpr int kMaxAttempts = 3;         // at reading a prefix that turns out damaged; then it is computed
+constexpr std::chrono::milliseconds kLongestHold{500};  // by a step that computes while its pages are read
 
 }  // namespace
 
@@ -81,7 +82,7 @@ bool EngineLoop::try_admit(ActiveRequest& a, Clock::time_point now) {
   a.phase = Phase::kRestoring;
   set_points(a, match.branch_length);
   a.restore_begin = now;
-  if (!a.restore || a.restore->done()) start(a, now);
+  if (!a.restore || a.restore->done()) start(a);
   return true;
 }
 
@@ -141,35 +142,68 @@ void EngineLoop::preempt(ActiveRequest& a) {
   a.tried_at = 0;
 }
 
-void EngineLoop::poll_restores(Clock::time_point now) {
+void EngineLoop::poll_restores() {
   for (const auto& a : requests_)
-    if (a->phase == Phase::kRestoring && a->restore->done()) start(*a, now);
+    if (a->phase == Phase::kRestoring && a->restore->done()) start(*a);
 }
 
-void EngineLoop::start(ActiveRequest& a, Clock::time_point now) {
-  CacheHit hit;
-  hit.tier = a.restore ? a.restore->tier() : CacheTier::kNone;
-  if (auto taken = take_pages(a); !taken) {
-    // Bytes were lost, or memory is short: what is left is looked up again, and at last done without.
-    if (++a.attempts > 2 * kMaxAttempts) return finish(a, EndReason::kFailed, taken.error());
-    if (a.plan.snapshot > 0 && taken.error().code == ErrorCode::kInvalid) cache_->drop_snapshot(a.key(a.plan.snapshot));
-    a.phase = Phase::kWaiting;
-    a.sequence.reset();
-    a.restore.reset();
-    ++releases_;
+void EngineLoop::start(ActiveRequest& a) {
+  if (take_restored(a)) finish_restore(a, Clock::now() - a.restore_begin);
+}
+
+// While nothing runs, a request need not wait for the last of its pages: it begins with the layers whose sections are
+// there (restore_gate.h; compute() sees it through). Not before the rest is about to come: new requests and cancellations
+// are held up as long as its first step takes.
+void EngineLoop::start_early(Clock::time_point now) {
+  for (const auto& a : requests_)
+    if (a->phase == Phase::kRunning || a->phase == Phase::kClosing) return;
+  for (const auto& a : requests_) {
+    if (a->phase != Phase::kRestoring) continue;
+    int ready = a->restore->sections_ready(), left = static_cast<int>(runner_->layout().section_bytes().size()) - ready;
+    bool readable = ready > 0 && a->restore->page_tokens() >= a->plan.stored && (a->plan.snapshot == 0 || a->restore->snapshot());
+    if (!readable || (now - a->restore_begin) * left > kLongestHold * ready) continue;
+    if (take_restored(*a)) {
+      ++counters_.early_starts;
+      a->waited = now - a->restore_begin;
+    }
     return;
   }
-  a.restore.reset();
-  drop_preempted_snapshot(a);
+}
+
+// False: there is less than was planned with, and the request waits again.
+bool EngineLoop::take_restored(ActiveRequest& a) {
+  if (auto taken = take_pages(a); !taken) {
+    look_up_again(a, taken.error());
+    return false;
+  }
   a.phase = Phase::kRunning;
   a.published = a.plan.stored / kPageTokens;
+  return true;
+}
+
+// Bytes were lost, or memory is short: what is left is looked up again, and at last done without.
+void EngineLoop::look_up_again(ActiveRequest& a, const Error& error) {
+  if (++a.attempts > 2 * kMaxAttempts) return finish(a, EndReason::kFailed, error);
+  if (a.plan.snapshot > 0 && error.code == ErrorCode::kInvalid) cache_->drop_snapshot(a.key(a.plan.snapshot));
+  a.phase = Phase::kWaiting;
+  a.sequence.reset();
+  a.restore.reset();
+  ++releases_;
+}
+
+// All that was asked for is there.
+void EngineLoop::finish_restore(ActiveRequest& a, Clock::duration waited) {
+  CacheHit hit;
+  hit.tier = a.restore ? a.restore->tier() : CacheTier::kNone;
+  a.restore.reset();
+  drop_preempted_snapshot(a);
   counters_.replayed_tokens += a.plan.replayed;
   if (a.admitted) return;
   a.admitted = true;
   hit.hit_tokens = a.plan.hit;
   hit.replayed_tokens = a.plan.replayed;
   if (hit.hit_tokens == 0) hit.tier = CacheTier::kNone;
-  hit.restore_ms = std::chrono::duration<double, std::milli>(Clock::now() - std::min(now, a.restore_begin)).count();
+  hit.restore_ms = std::chrono::duration<double, std::milli>(waited).count();
   (hit.tier == CacheTier::kDisk ? counters_.hit_tokens_disk : counters_.hit_tokens_memory) += hit.hit_tokens;
   StreamEvent event;
   event.kind = StreamEvent::Kind::kAdmitted;

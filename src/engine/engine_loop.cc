@@ -8,8 +8,9 @@
 namespace kvasir {
 
 EngineLoop::EngineLoop(std::unique_ptr<Runner> runner, std::unique_ptr<DiskStore> disk, const EngineOptions& options)
-    : options_(options), disk_(std::move(disk)), runner_(std::move(runner)), chunks_(options.step_tokens, options.gap_seconds),
+    : options_(options), disk_(std::move(disk)), runner_(std::move(runner)), gate_(runner_->layout()), chunks_(options.step_tokens, options.gap_seconds),
       drafts_(static_cast<size_t>(std::max(0, options.draft_max_running)) + 1) {
+  runner_->set_observer(options.observer);
   PrefixCacheOptions cache;
   cache.page_tokens = kPageTokens;
   cache.section_bytes = runner_->layout().section_bytes();
@@ -33,15 +34,18 @@ void EngineLoop::send(ActiveRequest& a, StreamEvent event) {
 }
 
 void EngineLoop::tell_readers() {
+  if (untold_.empty()) return;
   for (const auto& stream : untold_) stream->tell_reader();
   untold_.clear();
+  if (options_.told) options_.told();
 }
 
 EngineLoop::Clock::time_point EngineLoop::turn(Clock::time_point now) {
   if (failed_) end_all(EndReason::kFailed, error_);
   expire(now);
-  poll_restores(now);
+  poll_restores();
   admit(now);
+  start_early(now);
   if (plan()) {
     compute();
     remove_ended();
@@ -85,8 +89,10 @@ void EngineLoop::fail(const Error& error) {
   end_all(EndReason::kFailed, error);
 }
 
-// False inside a replay: windows and tails are not yet what they would have been.
-bool EngineLoop::exact(const ActiveRequest& a) { return a.sequence && (a.plan.replayed == 0 || a.length() >= a.plan.stored); }
+// False inside a replay, where windows and tails are not yet what they would have been, and while pages are being read.
+bool EngineLoop::exact(const ActiveRequest& a) {
+  return a.sequence && !a.restore && (a.plan.replayed == 0 || a.length() >= a.plan.stored);
+}
 
 void EngineLoop::publish(ActiveRequest& a) {
   int64_t full = a.length() / kPageTokens;

@@ -14,6 +14,7 @@
 
 #include "engine/active_request.h"
 #include "engine/pacer.h"
+#include "engine/restore_gate.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 
@@ -51,8 +52,12 @@ class EngineLoop {
   bool pages_suffice(const ActiveRequest& a, int64_t adopted) const;
   bool make_way_for(Priority priority);
   void preempt(ActiveRequest& a);
-  void poll_restores(Clock::time_point now);
-  void start(ActiveRequest& a, Clock::time_point now);
+  void poll_restores();
+  void start(ActiveRequest& a);
+  void start_early(Clock::time_point now);
+  bool take_restored(ActiveRequest& a);
+  void finish_restore(ActiveRequest& a, Clock::duration waited);
+  void look_up_again(ActiveRequest& a, const Error& error);
   Status take_pages(ActiveRequest& a);
   void set_points(ActiveRequest& a, int64_t branch_length);
   void add_point(ActiveRequest& a, SnapshotPoint point);
@@ -64,6 +69,7 @@ class EngineLoop {
   void preempt_one();
   bool find_pages();
   void compute();
+  bool end_early(ActiveRequest& a);
   void commit(Row& row);
   bool sample_rows(ActiveRequest& a, const Row& row);
   Status sample(ActiveRequest& a, int64_t logit, int64_t position, SampledToken& token);
@@ -90,6 +96,7 @@ class EngineLoop {
   std::unique_ptr<DiskStore> disk_;
   std::unique_ptr<Runner> runner_;
   std::unique_ptr<PrefixCache> cache_;  // its pages are the runner's
+  RestoreGate gate_;
   List requests_;                       // in order of arrival
   ChunkPacer chunks_;
   std::vector<DraftPacer> drafts_;      // by number of decoding sequences

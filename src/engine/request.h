@@ -48,7 +48,7 @@ struct CacheHit {
   int64_t hit_tokens = 0;       // of the prompt, not computed again
   int64_t replayed_tokens = 0;  // computed again only to rebuild windows; counted in hit_tokens: their pages were kept
   CacheTier tier = CacheTier::kNone;  // of its pages and snapshot; with several, the slowest that was needed
-  double restore_ms = 0;        // time the sequence waited for its pages and state
+  double restore_ms = 0;        // time the sequence waited for its pages and state; not that in which it computed meanwhile
 };
 
 enum class EndReason {

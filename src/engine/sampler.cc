@@ -121,14 +121,19 @@ double uniform_at(uint64_t seed, uint64_t position) {
 
 std::span<const float> Sampler::bias(View<const float, 1> logits) {
   std::span<const float> plain(logits.data(), static_cast<size_t>(logits.shape(0)));
-  if (params_.logit_bias.empty()) return plain;
+  if (params_.logit_bias.empty() && counts_.empty()) return plain;
   logits_.assign(plain.begin(), plain.end());
   for (auto [id, bias] : params_.logit_bias)
     if (id >= 0 && id < logits.shape(0)) logits_[id] += bias;
+  for (auto [id, count] : counts_) logits_[id] -= params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count);
   return logits_;
 }
 
-SampledToken Sampler::sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask) {
+void Sampler::accept(int32_t id) {
+  if (params_.presence_penalty != 0 || params_.frequency_penalty != 0) ++counts_[id];
+}
+
+SampledToken Sampler::sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask, int32_t banned) {
   std::span<const float> biased = bias(logits), allowed = biased;
   if (!mask.empty()) {
     KVASIR_CHECK(mask.size() * 32 >= biased.size(), "a mask of {} words for {} tokens", mask.size(), biased.size());
@@ -137,9 +142,25 @@ SampledToken Sampler::sample(View<const float, 1> logits, int64_t position, std:
     allowed = masked_;
   }
   SampledToken token;
-  token.id = params_.temperature > 0 ? draw(allowed, position) : best_of(allowed);
+  token.id = choose(allowed, position, banned);
   if (params_.top_logprobs >= 0) fill_logprobs(biased, token);
   return token;
+}
+
+// Rarely is the banned token the best one; only then are the logits copied. Else it is enough not to draw it.
+int32_t Sampler::choose(std::span<const float> logits, int64_t position, int32_t banned) {
+  if (params_.temperature <= 0) {
+    int32_t best = best_of(logits);
+    return best == banned ? best_of(without(logits, banned)) : best;
+  }
+  if (banned >= 0 && logits[static_cast<size_t>(banned)] >= max_of(logits)) return draw(without(logits, banned), position, -1);
+  return draw(logits, position, banned);
+}
+
+std::span<const float> Sampler::without(std::span<const float> logits, int32_t banned) {
+  if (logits.data() != masked_.data()) masked_.assign(logits.begin(), logits.end());
+  masked_[static_cast<size_t>(banned)] = -std::numeric_limits<float>::infinity();
+  return masked_;
 }
 
 SampledToken Sampler::force(View<const float, 1> logits, int32_t id) {
@@ -163,8 +184,13 @@ void Sampler::fill_weights(std::span<const float> logits, float temperature) {
 
 double Sampler::total_weight() const { return std::accumulate(block_sums_.begin(), block_sums_.end(), 0.0); }
 
-int32_t Sampler::draw(std::span<const float> logits, int64_t position) {
+int32_t Sampler::draw(std::span<const float> logits, int64_t position, int32_t banned) {
   fill_weights(logits, params_.temperature);
+  if (banned >= 0) {
+    auto at = static_cast<size_t>(banned), begin = at / kBlock * kBlock;
+    weights_[at] = 0;
+    block_sums_[at / kBlock] = sum_of(std::span(weights_).subspan(begin, std::min(kBlock, weights_.size() - begin)));
+  }
   double total = total_weight();
   if (!(total > 0)) return best_of(logits);
   double uniform = uniform_at(params_.seed, static_cast<uint64_t>(position));

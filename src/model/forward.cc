@@ -34,6 +34,7 @@ void forward(const ForwardContext& c) {
   c.ops.embed({c.ws.ids, c.model.embed, c.ws.streams.rows(0, c.ws.rows)});
   std::string name, before;
   for (size_t l = 0; l < c.model.layers.size(); ++l) {
+    if (c.gate && !c.gate->open(static_cast<int>(l))) return;
     before = std::exchange(name, c.observer ? "layers." + std::to_string(l) + "." : "");
     block(c, c.model.layers[l], static_cast<int>(l), name, l == 0 ? nullptr : &before);
   }

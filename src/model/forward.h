@@ -21,6 +21,15 @@ class ForwardObserver {
   virtual void indices(const std::string& name, View<const int32_t, 2> rows) = 0;    // [T, k]
 };
 
+// Holds a forward back where rows that a layer reads are still on their way into their pages.
+class LayerGate {
+ public:
+  virtual ~LayerGate() = default;
+  // Returns once layer `layer` may run. False: its rows will not come; the forward ends there, and all that it wrote is
+  // worth nothing.
+  virtual bool open(int layer) = 0;
+};
+
 // What a forward needs beside the batch. Borrowed.
 struct ForwardContext {
   const Model& model;
@@ -28,6 +37,7 @@ struct ForwardContext {
   Ops& ops;
   Workspace& ws;
   ForwardObserver* observer = nullptr;
+  LayerGate* gate = nullptr;
 };
 
 // Every token of the step in ws (Workspace::load) through every layer. KV goes to the pages and states that the step

@@ -98,7 +98,7 @@ struct AttendHeadsArgs {
   AttendArgs attend;
   View<const float, 3> table;  // [T, R/2, 2]
   float eps = 1e-6f;
-  View<float, 3> q;            // attend.q, for whoever rotates in place
+  View<float, 3> q = {};       // attend.q, for whoever rotates in place
 };
 
 }  // namespace kvasir

@@ -1,6 +1,8 @@
 // What a request gets from a running engine: its tokens, its end, its place in the queue.
+#include <atomic>
 #include <chrono>
 #include <set>
+#include <thread>
 
 #include "engine_fixture.h"
 
@@ -160,6 +162,36 @@ TEST(Engine, ServesInteractiveRequestsBeforeBatchOnesAndEachInOrder) {
   engine->drain(steady_clock::now() + std::chrono::seconds(30));
   std::lock_guard lock(mutex);
   EXPECT_EQ(order, (std::vector<int>{2, 3, 0, 1}));
+}
+
+TEST(Engine, TellsOnceAStepAfterAllReadersOfTheStep) {
+  std::atomic<int> told{0};
+  EngineOptions options;
+  options.told = [&] { ++told; };
+  auto engine = make_engine(nano(), Numerics::kNative, std::move(options));
+  constexpr int kStreams = 8, kTokens = 40;
+  std::vector<std::unique_ptr<TokenStream>> streams;
+  engine->call([&](PrefixCache&) {  // between two steps: all of them begin together
+    for (int i = 0; i < kStreams; ++i) streams.push_back(*engine->submit(greedy(some_prompt(40, i), kTokens)));
+  });
+  // Reads only when it is told, and then everything: were it told before the last stream, that one's end would be missed.
+  int ended = 0, tokens = 0;
+  for (int seen = 0; ended < kStreams;) {
+    if (told == seen) {
+      std::this_thread::yield();
+      continue;
+    }
+    seen = told;
+    StreamEvent event;
+    for (auto& stream : streams) {
+      while (stream->try_next(event)) {
+        tokens += event.kind == StreamEvent::Kind::kToken;
+        ended += event.kind == StreamEvent::Kind::kEnd;
+      }
+    }
+  }
+  EXPECT_EQ(tokens, kStreams * kTokens);
+  EXPECT_LE(told, settled_metrics(*engine).steps + 1) << "not once for each stream";
 }
 
 TEST(Engine, DrainServesWhatItHasAndTakesNothingNew) {
