@@ -2,10 +2,11 @@
 //
 //   restore_bench [TOKENS] [NEW_TOKENS] [MB_PER_SECOND] [ROUNDS]
 //
-// A prompt of TOKENS is written to a folder once. Then, in turns, a new engine reads it back and computes NEW_TOKENS more:
-// with each page's sections read one after the other, so that layers run as theirs arrive, and with all sections in one
-// request, so that nothing runs before everything is there. A disk of MB_PER_SECOND is imitated by sleeping: the files
-// themselves are in the page cache. Prints the time to the first token, the medians of both ways, one JSON object.
+// A prompt of TOKENS is written to a folder once. Then, in turns, a new engine reads it back and computes
+// NEW_TOKENS more: with each page's sections read one after the other, so that layers run as theirs arrive,
+// and with all sections in one request, so that nothing runs before everything is there. A disk of
+// MB_PER_SECOND is imitated by sleeping: the files themselves are in the page cache. Prints the time to the
+// first token, the medians of both ways, one JSON object.
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -35,8 +36,12 @@ class SlowFiles : public DiskFiles {
 
   Status make_folder(const std::string& path) override { return system_files().make_folder(path); }
   Result<std::vector<Entry>> list(const std::string& folder) override { return system_files().list(folder); }
-  Result<std::unique_ptr<DiskFile>> create(const std::string& path) override { return around(system_files().create(path)); }
-  Result<std::unique_ptr<DiskFile>> open(const std::string& path, bool writable) override { return around(system_files().open(path, writable)); }
+  Result<std::unique_ptr<DiskFile>> create(const std::string& path) override {
+    return around(system_files().create(path));
+  }
+  Result<std::unique_ptr<DiskFile>> open(const std::string& path, bool writable) override {
+    return around(system_files().open(path, writable));
+  }
   Status remove(const std::string& path) override { return system_files().remove(path); }
   Status sync_folder(const std::string& path) override { return system_files().sync_folder(path); }
 
@@ -49,7 +54,9 @@ class SlowFiles : public DiskFiles {
       owner_.pass(parts);
       return file_->read(offset, parts);
     }
-    Status write(int64_t offset, std::span<const iovec> parts) override { return file_->write(offset, parts); }
+    Status write(int64_t offset, std::span<const iovec> parts) override {
+      return file_->write(offset, parts);
+    }
     Status sync() override { return file_->sync(); }
     Status truncate(int64_t size) override { return file_->truncate(size); }
     void drop_cached() override { file_->drop_cached(); }
@@ -69,7 +76,8 @@ class SlowFiles : public DiskFiles {
     Clock::time_point until;
     {
       std::lock_guard lock(mutex_);
-      free_ = std::max(free_, Clock::now()) + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(bytes / rate_));
+      free_ = std::max(free_, Clock::now()) +
+              std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(bytes / rate_));
       until = free_;
     }
     std::this_thread::sleep_until(until);
@@ -100,13 +108,15 @@ First first_token(Engine& engine, std::vector<int32_t> prompt) {
     StreamEvent event;
     while (stream->try_next(event)) {
       if (event.kind == StreamEvent::Kind::kAdmitted) first.hit = event.hit;
-      if (event.kind == StreamEvent::Kind::kToken) first.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+      if (event.kind == StreamEvent::Kind::kToken)
+        first.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
       if (event.kind == StreamEvent::Kind::kEnd) return first;
     }
   }
 }
 
-std::unique_ptr<Engine> engine_on(const Model& model, const std::string& folder, SlowFiles& files, int64_t request_bytes) {
+std::unique_ptr<Engine> engine_on(const Model& model, const std::string& folder, SlowFiles& files,
+                                  int64_t request_bytes) {
   DiskOptions disk;
   disk.folder = folder;
   disk.files = &files;
@@ -125,12 +135,15 @@ double median(std::vector<double> v) {
 
 int run(int argc, char** argv) {
   auto number = [&](int i, int64_t otherwise) { return argc > i ? std::atoll(argv[i]) : otherwise; };
-  int64_t tokens = number(1, 131109), more = number(2, 512), megabytes = number(3, 200), rounds = number(4, 7);
+  int64_t tokens = number(1, 131109), more = number(2, 512), megabytes = number(3, 200),
+          rounds = number(4, 7);
   LoadedModel loaded = value_of(load_checkpoint(KVASIR_SOURCE_DIR "/models/nano", {}));
-  std::string folder = (std::filesystem::temp_directory_path() / fmt::format("restore_bench-{}", ::getpid())).string();
+  std::string folder =
+      (std::filesystem::temp_directory_path() / fmt::format("restore_bench-{}", ::getpid())).string();
   SlowFiles files(1e6 * static_cast<double>(megabytes));
   std::vector<int32_t> prompt(static_cast<size_t>(tokens));
-  for (int64_t i = 0; i < tokens; ++i) prompt[static_cast<size_t>(i)] = static_cast<int32_t>(300 + (i * i + 3 * i) % 5000);
+  for (int64_t i = 0; i < tokens; ++i)
+    prompt[static_cast<size_t>(i)] = static_cast<int32_t>(300 + (i * i + 3 * i) % 5000);
   first_token(*engine_on(loaded.model, folder, files, 1), prompt);
 
   std::vector<double> seconds[2], waited[2];
@@ -141,7 +154,8 @@ int run(int argc, char** argv) {
       auto engine = engine_on(loaded.model, folder, files, way == 0 ? int64_t{1} << 40 : int64_t{1} << 18);
       files.slow = true;
       std::vector<int32_t> next = prompt;
-      for (int64_t i = 0; i < more; ++i) next.push_back(static_cast<int32_t>(400 + (i * 7 + round * 13 + way) % 5000));
+      for (int64_t i = 0; i < more; ++i)
+        next.push_back(static_cast<int32_t>(400 + (i * 7 + round * 13 + way) % 5000));
       First first = first_token(*engine, std::move(next));
       engine->call([](PrefixCache&) {});
       seconds[way].push_back(first.seconds);
@@ -153,9 +167,10 @@ int run(int argc, char** argv) {
   std::filesystem::remove_all(folder);
   fmt::print(R"({{"tokens":{},"new_tokens":{},"hit_tokens":{},"mb_per_s":{},"rounds":{},)"
              R"("all_at_once":{{"first_token_s":{:.4f},"waited_s":{:.4f},"early_starts":{}}},)"
-             R"("by_section":{{"first_token_s":{:.4f},"waited_s":{:.4f},"early_starts":{}}}}})" "\n",
-             tokens, more, hit_tokens, megabytes, rounds, median(seconds[0]), median(waited[0]), early[0], median(seconds[1]),
-             median(waited[1]), early[1]);
+             R"("by_section":{{"first_token_s":{:.4f},"waited_s":{:.4f},"early_starts":{}}}}})"
+             "\n",
+             tokens, more, hit_tokens, megabytes, rounds, median(seconds[0]), median(waited[0]), early[0],
+             median(seconds[1]), median(waited[1]), early[1]);
   return 0;
 }
 

@@ -1,18 +1,19 @@
-// Load for `kvasir serve`: N streams at once, how fast tokens come, and how evenly; and the same requests without a
-// server, from the engine itself, to hold against it.
+// Load for `kvasir serve`: N streams at once, how fast tokens come, and how evenly; and the same requests
+// without a server, from the engine itself, to hold against it.
 //
 //   serve_load PORT   STREAMS TOKENS [PROMPT_TOKENS] [ROUNDS]   over loopback, from a server that runs
-//   serve_load engine STREAMS TOKENS [PROMPT_TOKENS] [ROUNDS]   the bundled model in this process, one compute thread
+//   serve_load engine STREAMS TOKENS [PROMPT_TOKENS] [ROUNDS]   the bundled model in this process, one
+//   compute thread
 //
-// Both ways the requests are the same: prompts, sampling, lengths, what is kept of them. They are greedy, and the end
-// token is made unlikely, so that every stream has TOKENS of them. Prints one JSON object a round. `tokens_per_s` counts
-// the time in which all streams decode: from the kRampTokens-th token of the last that begins to the end of the first
-// that ends. `whole_tokens_per_s` counts from the first token of any to the last of all, prompts included that are
-// computed meanwhile.
+// Both ways the requests are the same: prompts, sampling, lengths, what is kept of them. They are greedy, and
+// the end token is made unlikely, so that every stream has TOKENS of them. Prints one JSON object a round.
+// `tokens_per_s` counts the time in which all streams decode: from the kRampTokens-th token of the last that
+// begins to the end of the first that ends. `whole_tokens_per_s` counts from the first token of any to the
+// last of all, prompts included that are computed meanwhile.
 //
-// A client on the machine of its server takes from it: each time the server sends to a client that waits, it has to
-// wake it. So this one never waits for bytes: it sleeps, then takes what has come on all its sockets, and parses
-// no JSON. What it still costs is in `client_cpu_share`, of one core.
+// A client on the machine of its server takes from it: each time the server sends to a client that waits, it
+// has to wake it. So this one never waits for bytes: it sleeps, then takes what has come on all its sockets,
+// and parses no JSON. What it still costs is in `client_cpu_share`, of one core.
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <sys/resource.h>
@@ -62,9 +63,9 @@ std::string body_of(const Load& load, int number) {
   std::string text = "Stream " + std::to_string(number) + ".";
   for (int i = 0; i * 8 < load.prompt_tokens; ++i)
     text += "\\nint value_" + std::to_string(i) + " = " + std::to_string(number * 1000 + i) + ";";
-  return R"({"model":"nano","stream":true,"thinking":{"type":"disabled"},"temperature":0,"seed":)" + std::to_string(number) +
-         R"(,"logit_bias":{"6106":-100},"max_tokens":)" + std::to_string(load.tokens) + R"(,"messages":[{"role":"user","content":")" +
-         text + R"("}]})";
+  return R"({"model":"nano","stream":true,"thinking":{"type":"disabled"},"temperature":0,"seed":)" +
+         std::to_string(number) + R"(,"logit_bias":{"6106":-100},"max_tokens":)" +
+         std::to_string(load.tokens) + R"(,"messages":[{"role":"user","content":")" + text + R"("}]})";
 }
 
 // --- over loopback
@@ -77,13 +78,15 @@ struct Socket {
 
 void send_request(Socket& socket_, Stream& s, int port, const std::string& body) {
   std::string bytes = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:" + std::to_string(port) +
-                      "\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+                      "\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
+                      "\r\n\r\n" + body;
   socket_.fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (connect(socket_.fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) die({ErrorCode::kIo, "cannot connect"});
+  if (connect(socket_.fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+    die({ErrorCode::kIo, "cannot connect"});
   s.sent = Clock::now();
   for (size_t at = 0; at < bytes.size();) {
     ssize_t n = send(socket_.fd, bytes.data() + at, bytes.size() - at, MSG_NOSIGNAL);
@@ -134,7 +137,8 @@ std::vector<Stream> run_server(const Load& load, int port, int round) {
   std::vector<Stream> streams(static_cast<size_t>(load.streams));
   std::vector<Socket> sockets(streams.size());
   for (int i = 0; i < load.streams; ++i)
-    send_request(sockets[static_cast<size_t>(i)], streams[static_cast<size_t>(i)], port, body_of(load, round * load.streams + i));
+    send_request(sockets[static_cast<size_t>(i)], streams[static_cast<size_t>(i)], port,
+                 body_of(load, round * load.streams + i));
   std::vector<char> buffer(65536);
   for (size_t open = streams.size(); open > 0;) {
     std::this_thread::sleep_for(kSweep);
@@ -144,8 +148,10 @@ std::vector<Stream> run_server(const Load& load, int port, int round) {
       if (s.done || s.failed) continue;
       ssize_t n = recv(sockets[i].fd, buffer.data(), buffer.size(), MSG_DONTWAIT);
       if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) continue;
-      if (n <= 0) s.failed = true;
-      else take_bytes({buffer.data(), static_cast<size_t>(n)}, sockets[i], s, now);
+      if (n <= 0)
+        s.failed = true;
+      else
+        take_bytes({buffer.data(), static_cast<size_t>(n)}, sockets[i], s, now);
       if (s.done || s.failed) --open;
     }
   }
@@ -165,7 +171,8 @@ struct Local {
 std::unique_ptr<Local> make_local() {
   std::string dir = KVASIR_SOURCE_DIR "/models/nano";
   auto tokenizer = value_of(Tokenizer::load(dir));
-  auto local = std::unique_ptr<Local>(new Local{{}, std::move(tokenizer), value_of(load_checkpoint(dir, {})), nullptr});
+  auto local = std::unique_ptr<Local>(
+      new Local{{}, std::move(tokenizer), value_of(load_checkpoint(dir, {})), nullptr});
   auto ops = value_of(make_ops({BackendKind::kCpu, Numerics::kFast, {}, 1}));
   EngineOptions options;
   options.told = [bell = &local->bell] { bell->ring(); };
@@ -243,16 +250,20 @@ void report(const Load& load, const char* what, const std::vector<Stream>& strea
   for (const Stream& s : streams) {
     auto within = [&](Clock::time_point t) { return t > all_run && t <= one_ends; };
     auto count = static_cast<double>(std::count_if(s.arrivals.begin(), s.arrivals.end(), within));
-    if (!s.arrivals.empty()) inside += count * static_cast<double>(s.tokens) / static_cast<double>(s.arrivals.size());
+    if (!s.arrivals.empty())
+      inside += count * static_cast<double>(s.tokens) / static_cast<double>(s.arrivals.size());
   }
   double window = std::max(1e-9, seconds(one_ends - all_run)), whole = std::max(1e-9, seconds(last - first));
-  std::printf(R"({"of":"%s","streams":%d,"prompt_tokens":%d,"tokens":%lld,"failed":%lld,"tokens_per_s":%.1f,"ramp_s":%.2f,"window_s":%.2f,"tail_s":%.2f,)"
-              R"("whole_tokens_per_s":%.1f,"first_token_s":{"p50":%.4f,"max":%.4f},)",
-              what, load.streams, load.prompt_tokens, static_cast<long long>(total), static_cast<long long>(failed), inside / window,
-              seconds(all_run - first), window, seconds(last - one_ends),
-              static_cast<double>(total) / whole, percentile(first_token, 0.5), percentile(first_token, 1.0));
-  std::printf(R"("gap_ms":{"p50":%.3f,"p99":%.3f,"max":%.3f},"client_cpu_share":%.3f})" "\n", percentile(gaps, 0.5) * 1e3,
-              percentile(gaps, 0.99) * 1e3, percentile(gaps, 1.0) * 1e3, client_cpu / whole);
+  std::printf(
+      R"({"of":"%s","streams":%d,"prompt_tokens":%d,"tokens":%lld,"failed":%lld,"tokens_per_s":%.1f,"ramp_s":%.2f,"window_s":%.2f,"tail_s":%.2f,)"
+      R"("whole_tokens_per_s":%.1f,"first_token_s":{"p50":%.4f,"max":%.4f},)",
+      what, load.streams, load.prompt_tokens, static_cast<long long>(total), static_cast<long long>(failed),
+      inside / window, seconds(all_run - first), window, seconds(last - one_ends),
+      static_cast<double>(total) / whole, percentile(first_token, 0.5), percentile(first_token, 1.0));
+  std::printf(R"("gap_ms":{"p50":%.3f,"p99":%.3f,"max":%.3f},"client_cpu_share":%.3f})"
+              "\n",
+              percentile(gaps, 0.5) * 1e3, percentile(gaps, 0.99) * 1e3, percentile(gaps, 1.0) * 1e3,
+              client_cpu / whole);
   std::fflush(stdout);
 }
 

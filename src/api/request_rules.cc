@@ -309,7 +309,8 @@ Status read_reply_format(const JsonFields& format, const JsonFields& schema, Cha
 Result<const JsonValue::Array*> read_tool_list(const JsonFields& body, const ApiLimits& limits) {
   KVASIR_TRY(const JsonValue::Array* tools, body.array("tools"));
   if (tools != nullptr && tools->size() > limits.tools) {
-    return Error{ErrorCode::kInvalid, fmt::format("tools: expected at most {}, saw {}", limits.tools, tools->size())};
+    return Error{ErrorCode::kInvalid,
+                 fmt::format("tools: expected at most {}, saw {}", limits.tools, tools->size())};
   }
   return tools;
 }

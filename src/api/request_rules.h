@@ -25,8 +25,8 @@ Result<std::optional<bool>> read_thinking_type(const JsonFields& body);
 // Fills render of `request`. An explicit "disabled" wins over any effort.
 Status settle_thinking(const ThinkingAsked& asked, const ApiOptions& options, ChatRequest& request);
 
-// Every dialect's parser: the fields named alike everywhere (model, stream, temperature, top_p, top_k, min_p, penalties,
-// seed, logit_bias, priority, session_id), then what `read` finds of the dialect's own.
+// Every dialect's parser: the fields named alike everywhere (model, stream, temperature, top_p, top_k, min_p,
+// penalties, seed, logit_bias, priority, session_id), then what `read` finds of the dialect's own.
 using ReadDialect = Status (*)(const JsonFields& body, const ApiOptions& options, ChatRequest& request);
 Result<ChatRequest> read_request(std::string_view text, Dialect dialect, const ApiOptions& options,
                                  ReadDialect read);

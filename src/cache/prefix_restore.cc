@@ -1,8 +1,8 @@
 // Bringing pages and a snapshot back for a sequence; see Restore in prefix_cache.h.
 //
-// A page on disk gets its place in the tree when its read begins, so that a second restore of the same prefix joins the
-// first one's read. Until the read has ended (Span::load) the page is nobody's to evict; if it fails, the page is taken
-// out of the tree again, and those who hold a reference see a shorter prefix.
+// A page on disk gets its place in the tree when its read begins, so that a second restore of the same prefix
+// joins the first one's read. Until the read has ended (Span::load) the page is nobody's to evict; if it
+// fails, the page is taken out of the tree again, and those who hold a reference see a shorter prefix.
 #include <algorithm>
 
 #include "cache/prefix_cache_impl.h"
@@ -17,12 +17,13 @@ class CacheRestore : public Restore {
     std::optional<PageLoad> load;
   };
 
-  CacheRestore(PrefixCache::Impl& cache, std::vector<Item> items, std::shared_ptr<const std::vector<std::byte>> state,
-               std::shared_ptr<DiskRead> own_read)
+  CacheRestore(PrefixCache::Impl& cache, std::vector<Item> items,
+               std::shared_ptr<const std::vector<std::byte>> state, std::shared_ptr<DiskRead> own_read)
       : cache_(cache), items_(std::move(items)), state_(std::move(state)), own_read_(std::move(own_read)) {
     if (own_read_) reads_.push_back(own_read_);
     for (const Item& item : items_) {
-      if (item.load && std::ranges::find(reads_, item.load->read) == reads_.end()) reads_.push_back(item.load->read);
+      if (item.load && std::ranges::find(reads_, item.load->read) == reads_.end())
+        reads_.push_back(item.load->read);
     }
   }
   ~CacheRestore() override {
@@ -43,7 +44,8 @@ class CacheRestore : public Restore {
     for (const auto& read : reads_) read->wait_section(section);
   }
   int64_t page_tokens() const override {
-    auto lost = std::ranges::find_if(items_, [](const Item& item) { return item.load && !item.load->read->arrived(item.load->item); });
+    auto lost = std::ranges::find_if(
+        items_, [](const Item& item) { return item.load && !item.load->read->arrived(item.load->item); });
     return (lost - items_.begin()) * cache_.options.page_tokens;
   }
   CacheTier tier() const override {
@@ -90,7 +92,8 @@ void PrefixCache::Impl::finish_loads() {
     if (!load.read->done()) return false;
     auto it = records.find(load.record);  // gone: forgotten, or lost, while it was read
     auto state = load.read->snapshot();
-    if (it == records.end() || it->second.snapshot == nullptr || !state || it->second.snapshot->state) return true;
+    if (it == records.end() || it->second.snapshot == nullptr || !state || it->second.snapshot->state)
+      return true;
     hold(*it->second.snapshot, std::move(state));
     return true;
   });
@@ -115,21 +118,28 @@ Status PrefixCache::Impl::make_room_for(const PrefixTree::Path& path, size_t spa
   return room;
 }
 
-Result<std::unique_ptr<Restore>> PrefixCache::restore(PrefixKey key, int64_t page_tokens, int64_t snapshot_length) {
+Result<std::unique_ptr<Restore>> PrefixCache::restore(PrefixKey key, int64_t page_tokens,
+                                                      int64_t snapshot_length) {
   Impl& c = *impl_;
   c.collect();
-  KVASIR_CHECK(page_tokens >= 0 && page_tokens % c.options.page_tokens == 0 && page_tokens <= std::ssize(key.tokens) &&
-                   snapshot_length <= std::ssize(key.tokens),
-               "{} tokens of pages and a snapshot at {} for {} tokens", page_tokens, snapshot_length, key.tokens.size());
+  KVASIR_CHECK(page_tokens >= 0 && page_tokens % c.options.page_tokens == 0 &&
+                   page_tokens <= std::ssize(key.tokens) && snapshot_length <= std::ssize(key.tokens),
+               "{} tokens of pages and a snapshot at {} for {} tokens", page_tokens, snapshot_length,
+               key.tokens.size());
   PrefixKey point{key.cache_namespace, key.tokens.first(snapshot_length)};
-  auto walk = [&] { return c.tree.walk({key.cache_namespace, key.tokens.first(std::max(page_tokens, snapshot_length))}); };
+  auto walk = [&] {
+    return c.tree.walk({key.cache_namespace, key.tokens.first(std::max(page_tokens, snapshot_length))});
+  };
   auto run_of = [&](const PrefixTree::Path& p) {
     auto wanted = std::min(static_cast<size_t>(page_tokens / c.options.page_tokens), p.spans.size());
-    return std::ranges::find_if_not(p.spans.begin(), p.spans.begin() + static_cast<int64_t>(wanted), &Span::available) - p.spans.begin();
+    return std::ranges::find_if_not(p.spans.begin(), p.spans.begin() + static_cast<int64_t>(wanted),
+                                    &Span::available) -
+           p.spans.begin();
   };
   auto path = walk();
   SnapshotEntry* entry = snapshot_length > 0 ? c.tree.find_snapshot(path, point) : nullptr;
-  std::shared_ptr<const std::vector<std::byte>> state = entry != nullptr ? entry->state : nullptr;  // held: not evicted now
+  std::shared_ptr<const std::vector<std::byte>> state =
+      entry != nullptr ? entry->state : nullptr;  // held: not evicted now
   KVASIR_TRY_STATUS(c.make_room_for(path, run_of(path)));
 
   // Making room may have heard of losses on disk, so what there is is looked up again.
@@ -162,7 +172,8 @@ Result<std::unique_ptr<Restore>> PrefixCache::restore(PrefixKey key, int64_t pag
   }
   if (snapshot_record) c.loading_snapshots.push_back({*snapshot_record, read});
   c.count_hit(path, items.size(), entry);
-  return std::unique_ptr<Restore>(std::make_unique<CacheRestore>(c, std::move(items), std::move(state), std::move(read)));
+  return std::unique_ptr<Restore>(
+      std::make_unique<CacheRestore>(c, std::move(items), std::move(state), std::move(read)));
 }
 
 void PrefixCache::Impl::count_hit(const PrefixTree::Path& path, size_t spans, SnapshotEntry* entry) {

@@ -1,5 +1,5 @@
-// The cache over both tiers: restarts, sharing of reads, losses, and a random walk beside a model that remembers
-// everything, with audit() after each step.
+// The cache over both tiers: restarts, sharing of reads, losses, and a random walk beside a model that
+// remembers everything, with audit() after each step.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -95,7 +95,8 @@ TEST(PrefixCacheOnDisk, ACorruptPageShortensTheRestore) {
   std::string bytes = dir.read("kv/" + segment_name(1));
   std::vector<std::byte> page(kPageBytes);
   fill_page(page.data(), std::span(a).first(5 * kSpanTokens), kPageBytes);
-  size_t at = bytes.find(std::string(reinterpret_cast<const char*>(page.data()) + kPageBytes / 4, kPageBytes / 2));
+  size_t at =
+      bytes.find(std::string(reinterpret_cast<const char*>(page.data()) + kPageBytes / 4, kPageBytes / 2));
   ASSERT_NE(at, std::string::npos);
   bytes[at + 9] = static_cast<char>(bytes[at + 9] ^ 4);
   dir.write("kv/" + segment_name(1), bytes);
@@ -172,7 +173,8 @@ TEST(PrefixCacheOnDisk, APrefixOfASinglePageSurvivesAndLessIsNotWritten) {  // C
   }
 }
 
-// The model: which prompts were ever run. The cache may know less, never more, and never other bytes (run checks each).
+// The model: which prompts were ever run. The cache may know less, never more, and never other bytes (run
+// checks each).
 TEST(PrefixCacheOnDisk, ARandomWalkKeepsEveryInvariant) {
   for (uint32_t seed = 0; seed < 6; ++seed) {
     TempDir dir;
@@ -194,8 +196,10 @@ TEST(PrefixCacheOnDisk, ARandomWalkKeepsEveryInvariant) {
       uint32_t what = pick(100);
       const Tokens& from = known[pick(static_cast<uint32_t>(known.size()))];
       if (what < 55) {
-        Tokens next = from.size() > 300 ? prompt(seed * 1000 + step, 30) : joined(from, prompt(seed * 1000 + step, 1 + pick(90)));
-        int64_t computed = t->run(next, static_cast<SnapshotUse>(pick(4)), 50 + pick(100), pick(4) != 0, pick(2));
+        Tokens next = from.size() > 300 ? prompt(seed * 1000 + step, 30)
+                                        : joined(from, prompt(seed * 1000 + step, 1 + pick(90)));
+        int64_t computed =
+            t->run(next, static_cast<SnapshotUse>(pick(4)), 50 + pick(100), pick(4) != 0, pick(2));
         EXPECT_LE(computed, std::ssize(next));
         known.push_back(next);
       } else if (what < 70) {
@@ -204,7 +208,8 @@ TEST(PrefixCacheOnDisk, ARandomWalkKeepsEveryInvariant) {
           EXPECT_LE(point.length / kSpanTokens * kSpanTokens, match.page_tokens);
           EXPECT_LE(point.length, std::ssize(from));
         }
-        auto restore = t->cache->restore({0, from}, match.page_tokens, match.points.empty() ? 0 : match.points.back().length);
+        auto restore = t->cache->restore({0, from}, match.page_tokens,
+                                         match.points.empty() ? 0 : match.points.back().length);
         if (restore) open.push_back(std::move(*restore));
       } else if (what < 80 && !open.empty()) {
         open.erase(open.begin() + pick(static_cast<uint32_t>(open.size())));

@@ -1,5 +1,5 @@
-// Kinds of flags, for the files that declare them: numbers in a range, a few words. Shows CLI11: only for command_line.cc
-// and server_commands.cc.
+// Kinds of flags, for the files that declare them: numbers in a range, a few words. Shows CLI11: only for
+// command_line.cc and server_commands.cc.
 #pragma once
 
 #include <fmt/core.h>
@@ -61,6 +61,8 @@ inline void declare_model(CLI::App& app, std::string& model_dir) {
   app.add_option("-m,--model", model_dir, "Checkpoint folder (default: the bundled model)")->type_name("DIR");
 }
 
-inline void declare_json(CLI::App& app, bool& json, const std::string& help) { app.add_flag("--json", json, help); }
+inline void declare_json(CLI::App& app, bool& json, const std::string& help) {
+  app.add_flag("--json", json, help);
+}
 
 }  // namespace kvasir

@@ -1,9 +1,10 @@
 // Who may run: waiting requests in order, what the cache has of them, and who gives way; see engine_loop.h.
 //
-// Pages are promised, not allocated: a request is admitted if its prompt and the next kGrowthTokens of its answer fit
-// beside what was promised to those that run. Answers that grow beyond that meet a full pool sooner or later: then the
-// latest of the lowest priority gives way. Since one sequence of max_context always fits alone, the first of the
-// highest priority always goes on: there is no deadlock, and nothing is held back for answers that stay short.
+// Pages are promised, not allocated: a request is admitted if its prompt and the next kGrowthTokens of its
+// answer fit beside what was promised to those that run. Answers that grow beyond that meet a full pool
+// sooner or later: then the latest of the lowest priority gives way. Since one sequence of max_context always
+// fits alone, the first of the highest priority always goes on: there is no deadlock, and nothing is held
+// back for answers that stay short.
 #include <algorithm>
 
 #include "engine/engine_loop.h"
@@ -31,7 +32,8 @@ bool EngineLoop::pages_suffice(const ActiveRequest& a, int64_t adopted) const {
   bool alone = true;
   for (const auto& other : requests_) {
     if (other.get() == &a || other->phase == Phase::kWaiting || other->phase == Phase::kEnded) continue;
-    int64_t held = other->sequence ? static_cast<int64_t>(other->sequence->page_ids().size()) : other->plan.stored / kPageTokens;
+    int64_t held = other->sequence ? static_cast<int64_t>(other->sequence->page_ids().size())
+                                   : other->plan.stored / kPageTokens;
     promised += std::max<int64_t>(0, pages_wanted(*other) - held);
     alone = false;
   }
@@ -40,7 +42,8 @@ bool EngineLoop::pages_suffice(const ActiveRequest& a, int64_t adopted) const {
 }
 
 void EngineLoop::admit(Clock::time_point now) {
-  auto running = std::count_if(requests_.begin(), requests_.end(), [](const auto& a) { return a->phase != Phase::kWaiting; });
+  auto running = std::count_if(requests_.begin(), requests_.end(),
+                               [](const auto& a) { return a->phase != Phase::kWaiting; });
   for (Priority priority : {Priority::kInteractive, Priority::kBatch}) {
     for (const auto& a : requests_) {
       if (a->phase != Phase::kWaiting || a->request.priority != priority || waits_for_leader(*a)) continue;
@@ -67,8 +70,10 @@ void EngineLoop::admit(Clock::time_point now) {
 
 bool EngineLoop::try_admit(ActiveRequest& a, Clock::time_point now) {
   PrefixMatch match = cache_->lookup(a.key(a.known()), a.known() - 1);
-  if (a.attempts < kMaxAttempts) a.plan = plan_resume(match, runner_->model().config.num_layers);
-  else a.plan = {};
+  if (a.attempts < kMaxAttempts)
+    a.plan = plan_resume(match, runner_->model().config.num_layers);
+  else
+    a.plan = {};
   if (follow_leader(a)) return false;
   if (a.plan.stored > 0 || a.plan.snapshot > 0) {
     auto restore = cache_->restore(a.key(a.known()), a.plan.stored, a.plan.snapshot);
@@ -96,14 +101,17 @@ bool EngineLoop::waits_for_leader(ActiveRequest& a) {
   return false;
 }
 
-// Waits for a request that is about to compute what this one needs, and has it keep a snapshot where the two part.
+// Waits for a request that is about to compute what this one needs, and has it keep a snapshot where the two
+// part.
 bool EngineLoop::follow_leader(ActiveRequest& a) {
   for (const auto& other : requests_) {
     ActiveRequest& l = *other;
     if (&l == &a || (l.phase != Phase::kRunning && l.phase != Phase::kRestoring)) continue;
-    if (l.request.cache_namespace != a.request.cache_namespace || l.request.priority > a.request.priority) continue;
+    if (l.request.cache_namespace != a.request.cache_namespace || l.request.priority > a.request.priority)
+      continue;
     auto parted = std::mismatch(a.tokens.begin(), a.tokens.end(), l.tokens.begin(), l.tokens.end()).first;
-    int64_t common = std::min({static_cast<int64_t>(parted - a.tokens.begin()), a.known() - 1, l.known() - 1});
+    int64_t common =
+        std::min({static_cast<int64_t>(parted - a.tokens.begin()), a.known() - 1, l.known() - 1});
     if (common - a.plan.start < kWorthWaiting || common <= std::max(l.length(), l.plan.stored)) continue;
     a.leader = l.order;
     a.leader_tokens = common;
@@ -151,16 +159,18 @@ void EngineLoop::start(ActiveRequest& a) {
   if (take_restored(a)) finish_restore(a, Clock::now() - a.restore_begin);
 }
 
-// While nothing runs, a request need not wait for the last of its pages: it begins with the layers whose sections are
-// there (restore_gate.h; compute() sees it through). Not before the rest is about to come: new requests and cancellations
-// are held up as long as its first step takes.
+// While nothing runs, a request need not wait for the last of its pages: it begins with the layers whose
+// sections are there (restore_gate.h; compute() sees it through). Not before the rest is about to come: new
+// requests and cancellations are held up as long as its first step takes.
 void EngineLoop::start_early(Clock::time_point now) {
   for (const auto& a : requests_)
     if (a->phase == Phase::kRunning || a->phase == Phase::kClosing) return;
   for (const auto& a : requests_) {
     if (a->phase != Phase::kRestoring) continue;
-    int ready = a->restore->sections_ready(), left = static_cast<int>(runner_->layout().section_bytes().size()) - ready;
-    bool readable = ready > 0 && a->restore->page_tokens() >= a->plan.stored && (a->plan.snapshot == 0 || a->restore->snapshot());
+    int ready = a->restore->sections_ready(),
+        left = static_cast<int>(runner_->layout().section_bytes().size()) - ready;
+    bool readable = ready > 0 && a->restore->page_tokens() >= a->plan.stored &&
+                    (a->plan.snapshot == 0 || a->restore->snapshot());
     if (!readable || (now - a->restore_begin) * left > kLongestHold * ready) continue;
     if (take_restored(*a)) {
       ++counters_.early_starts;
@@ -227,9 +237,10 @@ Status EngineLoop::take_pages(ActiveRequest& a) {
 void EngineLoop::set_points(ActiveRequest& a, int64_t branch_length) {
   a.points.clear();
   a.next_point = 0;
-  if (a.request.system_tokens < a.prompt_tokens) add_point(a, {a.request.system_tokens, SnapshotUse::kSystem});
-  // A long history that comes for the first time has a point for each of its turns. Where others than the last turns are
-  // resumed, two prompts part, and the cache says so.
+  if (a.request.system_tokens < a.prompt_tokens)
+    add_point(a, {a.request.system_tokens, SnapshotUse::kSystem});
+  // A long history that comes for the first time has a point for each of its turns. Where others than the
+  // last turns are resumed, two prompts part, and the cache says so.
   std::span<const int64_t> wanted = a.request.resume_points;
   for (int64_t point : wanted.last(std::min(wanted.size(), kLatePoints)))
     if (point < a.prompt_tokens) add_point(a, {point, SnapshotUse::kPromptEnd});
@@ -242,7 +253,8 @@ void EngineLoop::set_points(ActiveRequest& a, int64_t branch_length) {
 void EngineLoop::add_point(ActiveRequest& a, SnapshotPoint point) {
   int64_t from = std::max(a.length(), a.plan.replayed > 0 ? a.plan.stored - 1 : a.plan.start);
   if (point.length <= from || point.length > a.known()) return;
-  auto at = std::lower_bound(a.points.begin(), a.points.end(), point, [](const auto& x, const auto& y) { return x.length < y.length; });
+  auto at = std::lower_bound(a.points.begin(), a.points.end(), point,
+                             [](const auto& x, const auto& y) { return x.length < y.length; });
   if (at == a.points.end() || at->length != point.length) a.points.insert(at, point);
 }
 

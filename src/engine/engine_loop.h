@@ -28,7 +28,8 @@ class EngineLoop {
   ~EngineLoop();
 
   void submit(std::unique_ptr<ActiveRequest> request);
-  // Everything one step does. Returns when to call again at the latest if nothing is signalled: now while there is work.
+  // Everything one step does. Returns when to call again at the latest if nothing is signalled: now while
+  // there is work.
   Clock::time_point turn(Clock::time_point now);
   // Ends everything, and tells the readers.
   void end_all(EndReason reason, const Error& error);
@@ -75,8 +76,8 @@ class EngineLoop {
   Status sample(ActiveRequest& a, int64_t logit, int64_t position, SampledToken& token);
   bool drafts_possible() const;
   void draft();
-  void record(int64_t decode_rows, int64_t prefill_rows, Clock::time_point begin, Clock::time_point computed, Clock::time_point sampled,
-              int64_t generated);
+  void record(int64_t decode_rows, int64_t prefill_rows, Clock::time_point begin, Clock::time_point computed,
+              Clock::time_point sampled, int64_t generated);
 
   // engine_loop.cc
   void send(ActiveRequest& a, StreamEvent event);
@@ -90,17 +91,19 @@ class EngineLoop {
   void finish(ActiveRequest& a, EndReason reason, const Error& error = {});
   void remove_ended();
 
-  View<const float, 1> logit_row(int64_t i) const { return {runner_->logits().row(i), {runner_->model().config.vocab_size}}; }
+  View<const float, 1> logit_row(int64_t i) const {
+    return {runner_->logits().row(i), {runner_->model().config.vocab_size}};
+  }
 
   const EngineOptions& options_;
   std::unique_ptr<DiskStore> disk_;
   std::unique_ptr<Runner> runner_;
   std::unique_ptr<PrefixCache> cache_;  // its pages are the runner's
   RestoreGate gate_;
-  List requests_;                       // in order of arrival
+  List requests_;  // in order of arrival
   ChunkPacer chunks_;
-  std::vector<DraftPacer> drafts_;      // by number of decoding sequences
-  uint64_t releases_ = 1;               // how often pages came free: a request that did not fit need not ask before
+  std::vector<DraftPacer> drafts_;  // by number of decoding sequences
+  uint64_t releases_ = 1;  // how often pages came free: a request that did not fit need not ask before
   std::vector<std::shared_ptr<StreamState>> untold_;  // streams that turned from empty to not empty this turn
   bool failed_ = false;
   Error error_;

@@ -6,7 +6,8 @@ RestoreGate::RestoreGate(const KvLayout& layout) {
   std::vector<int64_t> bytes = layout.section_bytes();
   for (const auto& layer : layout.layers) {
     int section = layer.ratio == 0 ? -1 : 0;
-    for (int64_t end = bytes[0]; section >= 0 && layer.entries.data_offset >= end; end += bytes[section]) ++section;
+    for (int64_t end = bytes[0]; section >= 0 && layer.entries.data_offset >= end; end += bytes[section])
+      ++section;
     sections_.push_back(section);
   }
 }

@@ -1,5 +1,6 @@
-// RestoreGate: lets a sequence compute while its pages are still being read from disk. A layer runs once its section of
-// every page is there (KvLayout::section_bytes), so that the first layers compute while the last ones are read.
+// RestoreGate: lets a sequence compute while its pages are still being read from disk. A layer runs once its
+// section of every page is there (KvLayout::section_bytes), so that the first layers compute while the last
+// ones are read.
 //
 // For one restore at a time; engine thread.
 #pragma once

@@ -51,7 +51,8 @@ void SignalBatch::notify_all() {
     signals.swap(added_);
   }
   for (const Signal& signal : signals) {
-    const std::shared_ptr<Signal::State> state = signal.state_;  // `signals` is given away while this is locked
+    const std::shared_ptr<Signal::State> state =
+        signal.state_;  // `signals` is given away while this is locked
     std::lock_guard lock(state->mutex);
     if (!state->waiter) continue;
     asio::post(state->waiter->get_executor(), [all = std::move(signals)] {

@@ -37,9 +37,9 @@ class Signal {
   std::shared_ptr<State> state_;
 };
 
-// Notifies many signals by one interruption of a network thread, which passes the news on. A notify() for each of them
-// could put that thread to work, and back to sleep, as many times, and each time in the notifier's place where both
-// share a core. Threading: any.
+// Notifies many signals by one interruption of a network thread, which passes the news on. A notify() for
+// each of them could put that thread to work, and back to sleep, as many times, and each time in the
+// notifier's place where both share a core. Threading: any.
 class SignalBatch {
  public:
   // `signal` is notified by the next notify_all().

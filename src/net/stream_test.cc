@@ -257,7 +257,8 @@ TEST(SignalBatch, WakesEveryoneThatWasAddedAndNobodyElse) {
     batch.notify_all();
     // Each round is seen by all before the next, so that none of them merge.
     for (int i = 0; i + 1 < kReaders; ++i) {
-      while (woken[static_cast<size_t>(i)] < round && steady_clock::now() < deadline) std::this_thread::yield();
+      while (woken[static_cast<size_t>(i)] < round && steady_clock::now() < deadline)
+        std::this_thread::yield();
     }
   }
   batch.notify_all();  // nobody was added

@@ -1,4 +1,5 @@
-// Hits from disk, after a restart: the same bits as the run that wrote them, and no wrong token whatever the disk does.
+// Hits from disk, after a restart: the same bits as the run that wrote them, and no wrong token whatever the
+// disk does.
 #include <atomic>
 #include <filesystem>
 #include <fstream>
@@ -12,8 +13,8 @@
 namespace kvasir {
 namespace {
 
-std::unique_ptr<Engine> engine_on(const std::string& folder, Numerics numerics, int64_t pages = 0, EngineOptions options = {},
-                                  DiskOptions disk = {}) {
+std::unique_ptr<Engine> engine_on(const std::string& folder, Numerics numerics, int64_t pages = 0,
+                                  EngineOptions options = {}, DiskOptions disk = {}) {
   disk.folder = folder;
   disk.model.name = "nano";
   Engine::describe_pages(nano(), numerics, disk);
@@ -41,7 +42,8 @@ TEST_P(EngineDisk, AfterARestartAHitGivesTheBitsOfTheRunThatWroteIt) {
     std::vector<int32_t> next = prompt;
     next.insert(next.end(), first.ids.begin(), first.ids.end());
     next.push_back(77);
-    EXPECT_EQ(ask(*engine, greedy(next, 2)).hit.hit_tokens, n + 6) << "the end of the answer was kept as well";
+    EXPECT_EQ(ask(*engine, greedy(next, 2)).hit.hit_tokens, n + 6)
+        << "the end of the answer was kept as well";
   }
 }
 
@@ -107,8 +109,12 @@ class WatchedFiles : public DiskFiles {
 
   Status make_folder(const std::string& path) override { return system_files().make_folder(path); }
   Result<std::vector<Entry>> list(const std::string& folder) override { return system_files().list(folder); }
-  Result<std::unique_ptr<DiskFile>> create(const std::string& path) override { return watch(system_files().create(path)); }
-  Result<std::unique_ptr<DiskFile>> open(const std::string& path, bool writable) override { return watch(system_files().open(path, writable)); }
+  Result<std::unique_ptr<DiskFile>> create(const std::string& path) override {
+    return watch(system_files().create(path));
+  }
+  Result<std::unique_ptr<DiskFile>> open(const std::string& path, bool writable) override {
+    return watch(system_files().open(path, writable));
+  }
   Status remove(const std::string& path) override { return system_files().remove(path); }
   Status sync_folder(const std::string& path) override { return system_files().sync_folder(path); }
 
@@ -123,7 +129,9 @@ class WatchedFiles : public DiskFiles {
       KVASIR_TRY_STATUS(file_->read(offset, parts));
       return owner_.after_read ? owner_.after_read(n, parts) : Status();
     }
-    Status write(int64_t offset, std::span<const iovec> parts) override { return file_->write(offset, parts); }
+    Status write(int64_t offset, std::span<const iovec> parts) override {
+      return file_->write(offset, parts);
+    }
     Status sync() override { return file_->sync(); }
     Status truncate(int64_t size) override { return file_->truncate(size); }
     void drop_cached() override { file_->drop_cached(); }
@@ -165,7 +173,8 @@ class LayerWatch : public ForwardObserver {
 // A prompt on disk, and engines that read it section by section, one read after the other.
 class EarlyStart : public testing::TestWithParam<Numerics> {
  protected:
-  // The bundled model's last section is that of layer 6: the layers before it need none of the last read's bytes.
+  // The bundled model's last section is that of layer 6: the layers before it need none of the last read's
+  // bytes.
   static constexpr const char *kBeforeLast = "layers.5.out", *kLast = "layers.6.out";
 
   void SetUp() override {
@@ -174,7 +183,8 @@ class EarlyStart : public testing::TestWithParam<Numerics> {
     expect_same_bits(ask(*engine, with_logits(greedy(prompt_, 4))), first_, "nothing held up");
     engine.reset();
     reads_ = files_.reads;
-    ASSERT_EQ(reads_, 7) << "the head of the snapshot and itself, the head of the extent and its four sections";
+    ASSERT_EQ(reads_, 7)
+        << "the head of the snapshot and itself, the head of the extent and its four sections";
     watch_ = std::make_unique<LayerWatch>();
   }
   // Hooks are set afterwards: opening reads, too.
@@ -259,7 +269,8 @@ TEST_P(EarlyStart, ASlowDiskIsWaitedForWithoutHoldingTheEngineForLong) {
   files_.before_read = [](int) { std::this_thread::sleep_for(std::chrono::milliseconds(400)); };
   Reader slow(engine->submit(with_logits(greedy(prompt_, 4))));
   while (files_.reads < 5) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  // The first section is there. Were the engine held from now on, this request would take the 1.2 s of the others.
+  // The first section is there. Were the engine held from now on, this request would take the 1.2 s of the
+  // others.
   auto begin = std::chrono::steady_clock::now();
   ask(*engine, greedy(some_prompt(20, 9), 1));
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(700));

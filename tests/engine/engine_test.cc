@@ -43,7 +43,8 @@ TEST(Engine, GivesTheTokensThatTheRunnerAloneWouldGive) {
     while (want.size() < 20) {
       Runner::Item item{&*sequence, input, Runner::Logits::kLast};
       ASSERT_TRUE((*runner)->step({&item, 1}));
-      want.push_back(sampler.sample({(*runner)->logits().row(0), {nano().config.vocab_size}}, sequence->length()).id);
+      want.push_back(
+          sampler.sample({(*runner)->logits().row(0), {nano().config.vocab_size}}, sequence->length()).id);
       input = {want.back()};
     }
     auto engine = make_engine(nano(), numerics);
@@ -58,7 +59,8 @@ TEST(Engine, EndsBeforeAStopIdThatIsNotShown) {
   cut.stop_ids = {whole.ids[12]};
   Answer a = ask(*engine, std::move(cut));
   EXPECT_EQ(a.reason, EndReason::kStop);
-  EXPECT_EQ(a.ids, std::vector<int32_t>(whole.ids.begin(), std::find(whole.ids.begin(), whole.ids.end(), whole.ids[12])));
+  EXPECT_EQ(a.ids, std::vector<int32_t>(whole.ids.begin(),
+                                        std::find(whole.ids.begin(), whole.ids.end(), whole.ids[12])));
 }
 
 TEST(Engine, RefusesWhatCannotBeServed) {
@@ -79,7 +81,8 @@ TEST(Engine, RefusesWhatCannotBeServed) {
   script.script = {7000};
   EXPECT_EQ(code(std::move(script)), ErrorCode::kInvalid);
   EXPECT_EQ(engine->max_context(), 1000);
-  EXPECT_EQ(ask(*engine, greedy(some_prompt(990), 500)).ids.size(), 10u) << "an answer ends where the context does";
+  EXPECT_EQ(ask(*engine, greedy(some_prompt(990), 500)).ids.size(), 10u)
+      << "an answer ends where the context does";
 }
 
 TEST(Engine, RefusesWhenTooManyWait) {
@@ -119,7 +122,9 @@ TEST(Engine, StopsACancelledRequestWithinAStepAndFreesItsPages) {
 
 TEST(Engine, ADestroyedStreamCancelsItsRequest) {
   auto engine = make_engine(nano(), Numerics::kFast);
-  { Reader reader(engine->submit(greedy(some_prompt(100), 100000))); }
+  {
+    Reader reader(engine->submit(greedy(some_prompt(100), 100000)));
+  }
   engine->drain(steady_clock::now() + std::chrono::seconds(30));
   EXPECT_EQ(engine->metrics().cancelled, 1);
   EXPECT_EQ(engine->metrics().running, 0);
@@ -172,9 +177,11 @@ TEST(Engine, TellsOnceAStepAfterAllReadersOfTheStep) {
   constexpr int kStreams = 8, kTokens = 40;
   std::vector<std::unique_ptr<TokenStream>> streams;
   engine->call([&](PrefixCache&) {  // between two steps: all of them begin together
-    for (int i = 0; i < kStreams; ++i) streams.push_back(*engine->submit(greedy(some_prompt(40, i), kTokens)));
+    for (int i = 0; i < kStreams; ++i)
+      streams.push_back(*engine->submit(greedy(some_prompt(40, i), kTokens)));
   });
-  // Reads only when it is told, and then everything: were it told before the last stream, that one's end would be missed.
+  // Reads only when it is told, and then everything: were it told before the last stream, that one's end
+  // would be missed.
   int ended = 0, tokens = 0;
   for (int seen = 0; ended < kStreams;) {
     if (told == seen) {
@@ -197,7 +204,8 @@ TEST(Engine, TellsOnceAStepAfterAllReadersOfTheStep) {
 TEST(Engine, DrainServesWhatItHasAndTakesNothingNew) {
   auto engine = make_engine(nano(), Numerics::kFast);
   std::vector<std::unique_ptr<Reader>> readers;
-  for (int i = 0; i < 4; ++i) readers.push_back(std::make_unique<Reader>(engine->submit(greedy(some_prompt(50, i), 10))));
+  for (int i = 0; i < 4; ++i)
+    readers.push_back(std::make_unique<Reader>(engine->submit(greedy(some_prompt(50, i), 10))));
   engine->drain(steady_clock::now() + std::chrono::seconds(30));
   for (auto& reader : readers) EXPECT_EQ(reader->finish().reason, EndReason::kLength);
   auto refused = engine->submit(greedy(some_prompt(5), 5));
@@ -235,7 +243,8 @@ TEST(Engine, AScriptForcesTheTokensAndTheModelGoesOnFromThem) {
   EXPECT_EQ(std::vector<int32_t>(a.ids.begin(), a.ids.begin() + 4), script);
   std::vector<int32_t> longer = prompt;
   longer.insert(longer.end(), script.begin(), script.end());
-  EXPECT_EQ(ask(*make_engine(nano(), Numerics::kNative), greedy(longer, 6)).ids, std::vector<int32_t>(a.ids.begin() + 4, a.ids.end()));
+  EXPECT_EQ(ask(*make_engine(nano(), Numerics::kNative), greedy(longer, 6)).ids,
+            std::vector<int32_t>(a.ids.begin() + 4, a.ids.end()));
 
   Request ends = greedy(prompt, 10);
   ends.script = {500, 501, 9};
