@@ -26,6 +26,7 @@ struct PrefixCache::Impl {
   struct Write {
     std::vector<Span*> spans;
     std::vector<PageId> pages;  // one reference each
+    std::vector<std::byte> staged;  // their bytes, where pages are not on the host
     SnapshotEntry* snapshot = nullptr;
   };
   // Who is kept in a record.

@@ -183,15 +183,25 @@ bool PrefixCache::Impl::write_extent(std::span<Span* const> run) {
   extent.first = run[0]->index;
   std::vector<const std::byte*> addresses;
   DiskWorth best;
+  std::vector<std::byte> staged;  // for the disk's thread, which reads the host's memory
+  Memory& memory = pool.memory();
+  if (!memory.on_host()) staged.resize(run.size() * static_cast<size_t>(pool.page_bytes()));
   for (const Span* span : run) {
     extent.tokens.insert(extent.tokens.end(), span->tokens.begin(), span->tokens.end());
-    addresses.push_back(pool.address(*span->page));
+    const std::byte* address = pool.address(*span->page);
+    if (!staged.empty()) {
+      std::byte* copy = staged.data() + static_cast<int64_t>(addresses.size()) * pool.page_bytes();
+      memory.read(copy, address, pool.page_bytes());
+      address = copy;
+    }
+    addresses.push_back(address);
     DiskWorth own = worth(*span);
     best = {std::max(best.hits, own.hits), std::max(best.weight, own.weight), best.kept || own.kept};
   }
   auto id = disk->put_pages(std::move(extent), std::move(addresses), best);
   if (!id) return false;
   Write& write = writes[*id];
+  write.staged = std::move(staged);
   for (Span* span : run) {
     pool.retain(*span->page);
     span->writing = *id;

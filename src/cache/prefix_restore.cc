@@ -36,6 +36,8 @@ class CacheRestore : public Restore {
     return true;
   }
   int sections_ready() const override {
+    // Pages elsewhere than on the host get their bytes in done(), all at once.
+    if (!reads_.empty() && !cache_.pool.memory().on_host()) return 0;
     int ready = static_cast<int>(cache_.options.section_bytes.size());
     for (const auto& read : reads_) ready = std::min(ready, read->sections_ready());
     return ready;
@@ -79,6 +81,7 @@ void PrefixCache::Impl::finish_loads() {
   std::erase_if(loading, [&](Span* span) {
     if (!span->load->read->done()) return false;
     bool arrived = span->load->read->arrived(span->load->item);
+    if (arrived && span->load->staged) pool.memory().write(pool.address(*span->page), span->load->staged.get(), pool.page_bytes());
     span->load.reset();
     if (arrived) {
       pool.mark_cached(*span->page, true);
@@ -149,13 +152,20 @@ Result<std::unique_ptr<Restore>> PrefixCache::restore(PrefixKey key, int64_t pag
   std::vector<CacheRestore::Item> items;
   std::vector<DiskStore::PageToRead> reads;
   std::vector<Span*> read_spans;
+  std::vector<std::shared_ptr<std::byte[]>> staged;  // of each
   for (size_t i = 0; i < run; ++i) {
     Span& span = *path.spans[i];
     if (!span.page) {
       auto page = c.pool.allocate();
       if (!page) break;  // what is asked for came back smaller: fewer pages
       span.page = *page;
-      reads.push_back({span.disk->record, span.disk->slot, c.pool.address(*page)});
+      std::byte* to = c.pool.address(*page);
+      staged.push_back(nullptr);
+      if (!c.pool.memory().on_host()) {
+        staged.back() = std::make_shared<std::byte[]>(static_cast<size_t>(c.pool.page_bytes()));
+        to = staged.back().get();
+      }
+      reads.push_back({span.disk->record, span.disk->slot, to});
       read_spans.push_back(&span);
       c.page_order.advance(1);
     }
@@ -167,7 +177,7 @@ Result<std::unique_ptr<Restore>> PrefixCache::restore(PrefixKey key, int64_t pag
   if (!reads.empty() || snapshot_record) read = c.disk->read(std::move(reads), snapshot_record);
   for (size_t r = 0, i = 0; r < read_spans.size(); ++i) {
     if (path.spans[i] != read_spans[r]) continue;
-    items[i].load = read_spans[r]->load = PageLoad{read, r};
+    items[i].load = read_spans[r]->load = PageLoad{read, r, staged[r]};
     c.loading.push_back(read_spans[r++]);
   }
   if (snapshot_record) c.loading_snapshots.push_back({*snapshot_record, read});

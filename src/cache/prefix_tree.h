@@ -49,6 +49,7 @@ struct DiskSlot {
 struct PageLoad {
   std::shared_ptr<DiskRead> read;
   size_t item = 0;
+  std::shared_ptr<std::byte[]> staged;  // what is read, where pages are not on the host: it goes there in the end
 };
 
 struct Span {
