@@ -81,7 +81,7 @@ struct Shape {
   static constexpr int kSlots = kSlotCount, kSums = kSumCount;
   static constexpr int kTiles = inner / 8;              // of 8 units, in one segment
   static constexpr int kDataBytes = 16 * (32 + (kG1 * 256 > kG2 * 512 ? kG1 * 256 : kG2 * 512));
-  static constexpr int kSlotBytes = kDataBytes + 16 * (16 * (kG1 > kG2 ? kG1 : kG2) + 16);
+  static constexpr int kSlotBytes = kDataBytes + 16 * 16 * (kG1 > kG2 ? kG1 : kG2);
   static_assert(kG1 % 2 == 0 && kSlotBytes % 16 == 0);
 };
 
@@ -128,6 +128,36 @@ __host__ __device__ constexpr int e4m3_place(int i) { return (i & 4) + ((i & 1) 
 
 // 2^(byte - 127); the smallest, a subnormal, counts as zero.
 __device__ float e8m0(uint32_t byte) { return __uint_as_float(byte << 23); }
+
+// One warp's scales of 16 rows of e2m1 codes, a byte per group; the rows lie 16 * kGroups bytes apart. This lane needs
+// those of rows g and g + 8. Where the rows of Flash all begin in the same bank, each lane loads one word, and passes it on.
+template <int kGroups>
+class Scales {
+ public:
+  __device__ Scales(const uint8_t* rows, int warp, int lane) : at_(rows + warp * kGroups + lane / 4 * (16 * kGroups)) {
+    if constexpr (kWords > 0) {
+      const int mine = lane % (16 * kWords);
+      const uint32_t word = *reinterpret_cast<const uint32_t*>(rows + warp * kGroups + mine / kWords * (16 * kGroups) + mine % kWords * 4);
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        top_[i] = __shfl_sync(~0u, word, lane / 4 * kWords + i);
+        low_[i] = __shfl_sync(~0u, word, (lane / 4 + 8) * kWords + i);
+      }
+    }
+  }
+  __device__ float top(int i) const { return value(top_, i, 0); }
+  __device__ float low(int i) const { return value(low_, i, 8 * 16 * kGroups); }
+
+ private:
+  static constexpr int kWords = kGroups % 4 == 0 && kGroups <= 8 ? kGroups / 4 : 0;
+  __device__ float value(const uint32_t* words, int i, int offset) const {
+    if constexpr (kWords == 0) return e8m0(at_[offset + i]);
+    const uint32_t word = words[i / 4];
+    return __uint_as_float((i % 4 == 3 ? word >> 1 : word << (23 - 8 * (i % 4))) & 0x7f800000u);
+  }
+  const uint8_t* at_;
+  uint32_t top_[kWords > 0 ? kWords : 1], low_[kWords > 0 ? kWords : 1];
+};
 
 __device__ uint32_t half2_bits(float low, float high) {
   __half2 h = __floats2half2_rn(low, high);
@@ -201,35 +231,34 @@ struct Producer {
   Ring ring;
   int lane;
 
-  // Lanes 0-15 copy a row of codes each, lanes 16-31 its scales. `rows` of them take part.
-  __device__ void fill(const uint8_t* from, uint32_t data_bytes, uint32_t data_pitch, uint32_t scale_bytes, int rows) {
+  // Lanes 0 to rows - 1 copy a row of codes each, to places `data_pitch` apart; lanes 16 and 17, or 16 alone, the scales of
+  // several rows in one piece, since small copies cost as much as large ones.
+  __device__ void fill(const uint8_t* from, int rows, uint32_t data_bytes, uint32_t data_pitch, int pieces, uint32_t scale_bytes) {
     barrier_wait(&bars.empty[ring.slot], ring.parity ^ 1);
     uint64_t* full = &bars.full[ring.slot];
-    if (lane == 0) barrier_expect(full, static_cast<uint32_t>(rows) * (data_bytes + scale_bytes));
+    if (lane == 0) barrier_expect(full, static_cast<uint32_t>(rows) * data_bytes + static_cast<uint32_t>(pieces) * scale_bytes);
     __syncwarp();
     std::byte* slot = slots + ring.slot * S::kSlotBytes;
-    const int row = lane % 16;
-    if (row < rows) {
-      if (lane < 16) copy_to_shared(slot + row * data_pitch, from, data_bytes, full);
-      else if (scale_bytes > 0) copy_to_shared(slot + S::kDataBytes + row * (scale_bytes + 16), from, scale_bytes, full);
-    }
+    const bool codes = lane < rows, scales = lane >= 16 && lane < 16 + pieces;
+    std::byte* to = codes ? slot + lane * data_pitch : slot + S::kDataBytes + (lane - 16) * scale_bytes;
+    if (codes || scales) copy_to_shared(to, from, codes ? data_bytes : scale_bytes, full);
     ring.advance(S::kSlots);
   }
 
   __device__ const uint8_t* gate_up_source(const ExpertWeights& e) const {
-    const WeightMatrix& m = lane % 16 < 8 ? e.w1 : e.w3;
-    return lane < 16 ? static_cast<const uint8_t*>(m.data) : m.scale;
+    if (lane < 16) return static_cast<const uint8_t*>(lane < 8 ? e.w1.data : e.w3.data);
+    return lane == 16 ? e.w1.scale : e.w3.scale;
   }
   __device__ const uint8_t* down_source(const ExpertWeights& e) const {
     return lane < 16 ? static_cast<const uint8_t*>(e.w2.data) : e.w2.scale;
   }
 
   __device__ void run(const DecodeProblem& p, const Plan& plan) {
-    const int row = lane % 16, octets = (p.tokens + kColumns - 1) / kColumns;
+    const int octets = (p.tokens + kColumns - 1) / kColumns;
     const uint8_t* shared_gate_up = gate_up_source(p.shared);
     for (int item = part_begin(octets * S::kTiles), end = part_end(octets * S::kTiles); item < end; ++item) {
-      const int64_t unit = item % S::kTiles * 8 + row % 8;
-      for (int h = 0; h < 2; ++h) fill(shared_gate_up + unit * S::dim + h * (S::dim / 2), S::dim / 2, S::dim / 2 + 32, 0, 16);
+      const int64_t unit = item % S::kTiles * 8 + lane % 8;
+      for (int h = 0; h < 2; ++h) fill(shared_gate_up + unit * S::dim + h * (S::dim / 2), 16, S::dim / 2, S::dim / 2 + 32, 0, 0);
     }
 
     barrier_wait(&bars.planned, 0);
@@ -240,8 +269,8 @@ struct Producer {
         segment = item / S::kTiles;
         source = gate_up_source(p.routed[unpack(plan.segment[segment]).expert]);
       }
-      const int64_t unit = item % S::kTiles * 8 + row % 8;
-      fill(source + unit * (lane < 16 ? S::dim / 2 : S::dim / 32), S::dim / 2, S::dim / 2 + 16, S::dim / 32, 16);
+      const int64_t unit = item % S::kTiles * 8;
+      fill(source + (lane < 16 ? (unit + lane % 8) * (S::dim / 2) : unit * (S::dim / 32)), 16, S::dim / 2, S::dim / 2 + 16, 2, 8 * (S::dim / 32));
     }
 
     const int first = static_cast<int>(blockIdx.x) * p.rows_per_block, last = min(S::dim, first + p.rows_per_block);
@@ -251,11 +280,12 @@ struct Producer {
       source = next;
       if (s + 1 < plan.segments) next = down_source(p.routed[unpack(plan.segment[s + 1]).expert]);
       for (int r = first; r < last; r += 16)
-        fill(source + int64_t{r + row} * (lane < 16 ? S::inner / 2 : S::inner / 32), S::inner / 2, S::inner / 2 + 16, S::inner / 32, min(16, last - r));
+        fill(source + (lane < 16 ? int64_t{r + lane} * (S::inner / 2) : int64_t{r} * (S::inner / 32)), min(16, last - r), S::inner / 2,
+             S::inner / 2 + 16, 1, static_cast<uint32_t>(min(16, last - r)) * (S::inner / 32));
     }
     source = static_cast<const uint8_t*>(p.shared.w2.data);
     for (int o = 0; o < octets; ++o)
-      for (int r = first; r < last; r += 16) fill(source + int64_t{r + row} * S::inner, S::inner, S::inner + 32, 0, min(16, last - r));
+      for (int r = first; r < last; r += 16) fill(source + int64_t{r + lane} * S::inner, min(16, last - r), S::inner, S::inner + 32, 0, 0);
   }
 };
 
@@ -286,10 +316,10 @@ struct Math {
   // A slot of e2m1 rows, this warp's kGroups groups of columns.
   template <int kGroups>
   __device__ void multiply_e2m1(const uint32_t (&b)[kGroups][4], float (&acc)[4]) {
-    constexpr int kPitch = kGroups * 256 + 16, kScalePitch = kGroups * 16 + 16;
+    constexpr int kPitch = kGroups * 256 + 16;
     const std::byte* slot = wait_slot();
     const std::byte* row = slot + g() * kPitch + warp * kGroups * 16 + 4 * t();
-    const auto* scale = reinterpret_cast<const uint8_t*>(slot + S::kDataBytes + g() * kScalePitch + warp * kGroups);
+    const Scales<kGroups> scales(reinterpret_cast<const uint8_t*>(slot + S::kDataBytes), warp, lane);
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       uint32_t top[4], low[4];
@@ -298,7 +328,7 @@ struct Math {
       float part[4] = {};
       mma_f16(part, top[0], low[0], top[1], low[1], b[i][0], b[i][1]);
       mma_f16(part, top[2], low[2], top[3], low[3], b[i][2], b[i][3]);
-      const float top_scale = e8m0(scale[i]), low_scale = e8m0(scale[8 * kScalePitch + i]);
+      const float top_scale = scales.top(i), low_scale = scales.low(i);
       acc[0] = fmaf(part[0], top_scale, acc[0]);
       acc[1] = fmaf(part[1], top_scale, acc[1]);
       acc[2] = fmaf(part[2], low_scale, acc[2]);

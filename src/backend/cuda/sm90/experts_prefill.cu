@@ -345,7 +345,7 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
       }
       multiply_commit();
       const float top_factor = stages.factors(stage)[row], low_factor = stages.factors(stage)[row + 8];
-      multiply_wait();
+      multiply_wait(part);
 #pragma unroll
       for (int i = 0; i < N / 2; i += 4) {
         sum[half][i] = fmaf(part[i], top_factor, sum[half][i]);

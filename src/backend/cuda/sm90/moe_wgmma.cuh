@@ -10,7 +10,13 @@ namespace kvasir::cuda::ptx {
 
 __device__ inline void multiply_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void multiply_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-__device__ inline void multiply_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+// Until all products are done; d may be read after it, and not moved before it by the compiler.
+template <int kCount>
+__device__ inline void multiply_wait(float (&d)[kCount]) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
 
 // Rows of 128 bytes, 16-byte parts exchanged within 8 rows (part ^ row % 8); the address is a multiple of 1024.
 __device__ inline uint64_t swizzled_rows(const void* rows) {
