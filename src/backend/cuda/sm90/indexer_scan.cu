@@ -100,8 +100,8 @@ class KeyLoads {
   __device__ KeyLoads(const ScanCall& c, std::byte* const* pages, int visible, int tile)
       : pages_(pages), last_(visible - 1), rows_per_page_(c.keys.rows_per_page) {
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * kWarpKeys, slot = row % rows_per_page_;
-    data_ = c.keys.data_offset + slot * kKeyBytes + lane * 16;
-    scale_ = c.keys.scale_offset + slot * 4 + lane;
+    data_ = static_cast<uint32_t>(c.keys.data_offset) + slot * kKeyBytes + lane * 16;
+    scale_ = static_cast<uint32_t>(c.keys.scale_offset) + slot * 4 + lane;
     row_ = (tile + lane * kGroups) * kTile + row;
     page_ = page();
     row_ += 32 * kGroups * kTile;
@@ -132,7 +132,7 @@ class KeyLoads {
 
   std::byte* const* pages_;
   int last_, rows_per_page_, row_, at_ = 0;
-  int64_t data_, scale_;
+  uint32_t data_, scale_;  // offsets in a page
   const std::byte *page_, *next_;
 };
 
@@ -260,7 +260,6 @@ __device__ __forceinline__ void score_tiles(const ScanCall& c, const SequenceSpa
   uint64_t queries = matrix_descriptor(query);
   ScorePlace place{c.scores + span.first_row * c.capacity + key,
                    c.group_max + (span.first_row * c.capacity + key) / kWarpKeys, s.visible[0] - key};
-  uint4 weights[2] = {s.weights[0][lane][0], s.weights[0][lane][1]};
   float unit = s.unit[0];
   // The product of `now`, and the expansion of `raw` into `next` beside it.
   auto step = [&](const ExpandedKeys& now, ExpandedKeys& next, RawKeys& raw) {
@@ -268,6 +267,7 @@ __device__ __forceinline__ void score_tiles(const ScanCall& c, const SequenceSpa
     multiply(d, now.a, queries);
     next.expand(raw, s.tables);
     loads.load(raw);
+    uint4 weights[2] = {s.weights[0][lane][0], s.weights[0][lane][1]};
     wgmma_wait<0>();
     place.store(d, weights, now.fx * unit, now.fy * unit);
     if constexpr (!kOneToken) {
@@ -299,6 +299,7 @@ template <bool kOneToken>
 __device__ __forceinline__ void run_block(const ScanCall& c, uint8_t* query, ScanShared& s) {
   TileRun run(s, c.num_sequences);
   int group = threadIdx.x / 128;
+  if (run.begin == run.end) wait_for_previous_kernels();
   for (int at = run.begin, sequence = run.sequence; at < run.end; ++sequence) {
     int first = s.first_tile[sequence], end = min(run.end, s.first_tile[sequence + 1]);
     if (at >= end) continue;
@@ -307,6 +308,8 @@ __device__ __forceinline__ void run_block(const ScanCall& c, uint8_t* query, Sca
     // The groups take turns from the start of a sequence's run.
     int tile = at - first + group;
     KeyLoads loads(c, q.pages, static_cast<int>((span.start + span.tokens) / c.ratio), tile);
+    // Up to here only the batch was read.
+    if (at == run.begin) wait_for_previous_kernels();
     RawKeys even, odd;
     loads.load(even);
     loads.load(odd);
@@ -321,10 +324,9 @@ __global__ void __launch_bounds__(kScanThreads, 1) index_scan_kernel(const __gri
   extern __shared__ __align__(1024) uint8_t memory[];
   ScanShared& s = *reinterpret_cast<ScanShared*>(memory + c.max_tokens * kIndexHeads * kIndexDim);
   if (threadIdx.x < kScaleTables) s.tables[threadIdx.x] = scale_table(threadIdx.x);
-  wait_for_previous_kernels();
-  let_next_kernel_start();
   if (threadIdx.x < 32) fill_first_tiles(c, s);
   __syncthreads();
+  let_next_kernel_start();
   run_block<kOneToken>(c, memory, s);
 }
 
@@ -334,7 +336,8 @@ bool index_kernels_serve(const IndexSelectArgs& a) {
   return a.q.shape(1) == kIndexHeads && a.q.shape(2) == kIndexDim && a.q.stride(1) == kIndexDim &&
          a.q.stride(0) % 4 == 0 && reinterpret_cast<uintptr_t>(a.q.data()) % 16 == 0 && a.format.quantised &&
          a.place.keys.rows_per_page % kWarpKeys == 0 && a.place.keys.data_offset % 16 == 0 &&
-         a.place.keys.scale_offset % 16 == 0;
+         a.place.keys.scale_offset % 16 == 0 &&
+         a.place.keys.data_offset < INT32_MAX && a.place.keys.scale_offset < INT32_MAX;
 }
 
 bool index_scan_serves(const IndexSelectArgs& a) {
