@@ -320,7 +320,8 @@ void compress_pairs(cudaStream_t stream, const CompressCall* calls, int count) {
 void compress_wide(cudaStream_t stream, const CompressCall& c) {
   WideLaunch l{c, tails_beside_groups(c)};
   auto blocks = static_cast<unsigned>((c.max_tokens / kWideRatio + 1) * kWideBlocks);
-  launch_early(stream, compress_wide_kernel, dim3(blocks, static_cast<unsigned>(c.num_sequences)), kWideThreads, 0, l);
+  launch_early(stream, compress_wide_kernel, dim3(blocks, static_cast<unsigned>(c.num_sequences)),
+               kWideThreads, 0, l);
   if (!tails_beside_groups(c)) write_tails(stream, c);
 }
 

@@ -176,49 +176,10 @@ __device__ void load_queries(const ScanCall& c, const SequenceSpan& span, uint8_
   fence_async_shared();
   named_barrier(1, kScanThreads);
   if (warp < tokens) {
-    const float* w = s.factor[warp];
-    // A power of two that brings the largest weight below 1.
-    float largest = fmaxf(warp_max(fmaxf(fabsf(w[lane]), fabsf(w[lane + 32]))), 0x1p-100f);
-    uint32_t exponent = (__float_as_uint(largest) >> 23) + 1;
-    float down = __uint_as_float((254 - exponent) << 23);
-    uint32_t words[8];
-    for (int i = 0; i < 8; ++i) {
-      int head = i / 2 * 16 + i % 2 * 8 + lane % 4 * 2;
-      float x = w[head] * down, y = w[head + 1] * down;
-      __half2 part = __floats2half2_rn(x, y);
-      if (lane / 4 == 1) part = __floats2half2_rn(x - __low2float(part), y - __high2float(part));
-      words[i] = lane / 4 < 2 ? *reinterpret_cast<uint32_t*>(&part) : 0;
-    }
-    s.weights[warp][lane][0] = {words[0], words[1], words[2], words[3]};
-    s.weights[warp][lane][1] = {words[4], words[5], words[6], words[7]};
-    if (lane == 0) {
-      s.unit[warp] = __uint_as_float(exponent << 23);
-      s.visible[warp] = static_cast<int>((span.start + warp + 1) / c.ratio);
-    }
+    s.unit[warp] = weight_fragments(s.factor[warp], s.weights[warp][lane], lane);
+    if (lane == 0) s.visible[warp] = static_cast<int>((span.start + warp + 1) / c.ratio);
   }
   named_barrier(1, kScanThreads);
-}
-
-// Weighted sum over heads of relu(d): column 0 and 1 of `sum` hold the two parts for rows lane / 4 and lane /
-// 4 + 8.
-__device__ __forceinline__ void sum_heads(const float (&d)[32], const uint4 (&weights)[2], float (&sum)[4]) {
-  const uint32_t w[8] = {weights[0].x, weights[0].y, weights[0].z, weights[0].w,
-                         weights[1].x, weights[1].y, weights[1].z, weights[1].w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) sum[i] = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    mma_16x8x16(sum, relu_f16x2(d[8 * i], d[8 * i + 1]), relu_f16x2(d[8 * i + 2], d[8 * i + 3]),
-                relu_f16x2(d[8 * i + 4], d[8 * i + 5]), relu_f16x2(d[8 * i + 6], d[8 * i + 7]), w[2 * i],
-                w[2 * i + 1]);
-  }
-}
-
-__device__ __forceinline__ void multiply(float (&d)[32], const uint32_t (&a)[4][4], uint64_t b) {
-  wgmma_fence();
-#pragma unroll
-  for (int k = 0; k < 4; ++k) wgmma_64x64x32(d, a[k], b + 2 * k, k > 0);
-  wgmma_commit();
 }
 
 // Where a token's scores of a warp's keys go.
@@ -336,8 +297,8 @@ bool index_kernels_serve(const IndexSelectArgs& a) {
   return a.q.shape(1) == kIndexHeads && a.q.shape(2) == kIndexDim && a.q.stride(1) == kIndexDim &&
          a.q.stride(0) % 4 == 0 && reinterpret_cast<uintptr_t>(a.q.data()) % 16 == 0 && a.format.quantised &&
          a.place.keys.rows_per_page % kWarpKeys == 0 && a.place.keys.data_offset % 16 == 0 &&
-         a.place.keys.scale_offset % 16 == 0 &&
-         a.place.keys.data_offset < INT32_MAX && a.place.keys.scale_offset < INT32_MAX;
+         a.place.keys.scale_offset % 16 == 0 && a.place.keys.data_offset < INT32_MAX &&
+         a.place.keys.scale_offset < INT32_MAX;
 }
 
 bool index_scan_serves(const IndexSelectArgs& a) {
