@@ -32,14 +32,19 @@ __device__ __forceinline__ uint2 scale_table(int down) {
   return {e4m3x4(0.f, .5f * s, s, 1.5f * s), e4m3x4(2.f * s, 3.f * s, 4.f * s, 6.f * s)};
 }
 
-// Eight e2m1 nibbles to e4m3: nibbles 0..3 to `low`, 4..7 to `high`. The shifts are multiplications, for
-// which a pipe is idle; the asm keeps the compiler from splitting the mask in two.
+// prmt without the mask that __byte_perm puts on its selector.
+__device__ __forceinline__ uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(low), "r"(high), "r"(selector));
+  return r;
+}
+
+// Eight e2m1 nibbles to e4m3: nibbles 0..3 to `low`, 4..7 to `high`. The shifts are multiplications, for which a pipe is
+// idle; prmt looks at the low 16 bits of its selector only.
 __device__ __forceinline__ void expand_nibbles(uint32_t x, uint2 table, uint32_t& low, uint32_t& high) {
-  uint32_t magnitude, up = x * 16;
-  asm("and.b32 %0, %1, 0x77777777;" : "=r"(magnitude) : "r"(x));
-  low = __byte_perm(table.x, table.y, magnitude) | (__byte_perm(up, x, 0x5140) & 0x80808080u);
-  high = __byte_perm(table.x, table.y, __umulhi(magnitude, 1u << 16)) |
-         (__byte_perm(up, x, 0x7362) & 0x80808080u);
+  uint32_t magnitude = x & 0x77777777u, up = x * 16;
+  low = permute_bytes(table.x, table.y, magnitude) | (permute_bytes(up, x, 0x5140) & 0x80808080u);
+  high = permute_bytes(table.x, table.y, __umulhi(magnitude, 1u << 16)) | (permute_bytes(up, x, 0x7362) & 0x80808080u);
 }
 
 // The value of a scale byte; 2^-127 counts as nothing.

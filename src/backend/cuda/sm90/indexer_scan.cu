@@ -97,43 +97,43 @@ struct RawKeys {
 // the page of the i-th tile of 32, and that of the 32 after them.
 class KeyLoads {
  public:
-  __device__ KeyLoads(const ScanCall& c, std::byte* const* pages, int visible, int tile)
-      : pages_(pages), last_(visible - 1), rows_per_page_(c.keys.rows_per_page) {
-    int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * kWarpKeys, slot = row % rows_per_page_;
+  __device__ KeyLoads(const ScanCall& c, int sequence, int tile) : c_(c), sequence_(sequence) {
+    int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * kWarpKeys, slot = row % c.keys.rows_per_page;
     data_ = static_cast<uint32_t>(c.keys.data_offset) + slot * kKeyBytes + lane * 16;
     scale_ = static_cast<uint32_t>(c.keys.scale_offset) + slot * 4 + lane;
     row_ = (tile + lane * kGroups) * kTile + row;
-    page_ = page();
-    row_ += 32 * kGroups * kTile;
     next_ = page();
+    turn();
   }
 
   // The next tile; behind the last one it reads keys that are there and not used.
   __device__ __forceinline__ void load(RawKeys& raw) {
-    if (at_ == 32) {
-      at_ = 0;
-      page_ = next_;
-      row_ += 32 * kGroups * kTile;
-      next_ = page();
-    }
-    uint64_t address = __shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(page_), at_++);
-    auto* data = reinterpret_cast<const uint4*>(address + data_);
-    auto* scale = reinterpret_cast<const uint8_t*>(address + scale_);
-    raw.x = data[0];
-    raw.y = data[32];
-    raw.scale_x = scale[0];
-    raw.scale_y = scale[32];
+    if (at_ == 32) turn();
+    uint64_t address = __shfl_sync(0xffffffffu, page_, at_++);
+    raw.x = stream_16(address + data_);
+    raw.y = stream_16(address + data_ + 512);
+    raw.scale_x = load_byte(address + scale_);
+    raw.scale_y = load_byte(address + scale_ + 32);
   }
 
  private:
-  __device__ __forceinline__ const std::byte* page() const {
-    return pages_[min(row_, last_) / rows_per_page_];
+  __device__ __forceinline__ void turn() {
+    at_ = 0;
+    page_ = next_;
+    row_ += 32 * kGroups * kTile;
+    next_ = page();
+  }
+  // Little is kept in registers for this, which happens once in 32 tiles.
+  __device__ __forceinline__ uint64_t page() const {
+    const CacheSequence& q = c_.sequences[sequence_];
+    int last = static_cast<int>((q.span.start + q.span.tokens) / c_.ratio) - 1;
+    return reinterpret_cast<uint64_t>(q.pages[min(row_, last) / c_.keys.rows_per_page]);
   }
 
-  std::byte* const* pages_;
-  int last_, rows_per_page_, row_, at_ = 0;
+  const ScanCall& c_;
+  int sequence_, row_, at_ = 0;
   uint32_t data_, scale_;  // offsets in a page
-  const std::byte *page_, *next_;
+  uint64_t page_, next_;
 };
 
 // A fragments of sixteen keys, and the factors of this lane's two rows.
@@ -155,6 +155,11 @@ struct ExpandedKeys {
     expand_nibbles(raw.y.w, ty, a[3][1], a[3][3]);
     fx = row_factor(mx);
     fy = row_factor(my);
+  }
+  // Everything is computed here and not where it is used, which would be behind the product that it should run beside.
+  __device__ __forceinline__ void pin() {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3]) : : "memory");
   }
 };
 
@@ -227,6 +232,7 @@ __device__ __forceinline__ void score_tiles(const ScanCall& c, const SequenceSpa
     float d[32];
     multiply(d, now.a, queries);
     next.expand(raw, s.tables);
+    next.pin();
     loads.load(raw);
     uint4 weights[2] = {s.weights[0][lane][0], s.weights[0][lane][1]};
     wgmma_wait<0>();
@@ -264,11 +270,10 @@ __device__ __forceinline__ void run_block(const ScanCall& c, uint8_t* query, Sca
   for (int at = run.begin, sequence = run.sequence; at < run.end; ++sequence) {
     int first = s.first_tile[sequence], end = min(run.end, s.first_tile[sequence + 1]);
     if (at >= end) continue;
-    const CacheSequence& q = c.sequences[sequence];
-    SequenceSpan span = q.span;
+    SequenceSpan span = c.sequences[sequence].span;
     // The groups take turns from the start of a sequence's run.
     int tile = at - first + group;
-    KeyLoads loads(c, q.pages, static_cast<int>((span.start + span.tokens) / c.ratio), tile);
+    KeyLoads loads(c, sequence, tile);
     // Up to here only the batch was read.
     if (at == run.begin) wait_for_previous_kernels();
     RawKeys even, odd;
