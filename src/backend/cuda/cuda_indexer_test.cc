@@ -112,13 +112,16 @@ class Index {
     return out.download();
   }
 
-  // The same rows of one sequence, as a call of their own.
-  std::vector<int32_t> alone(int64_t sequence) {
+  // Some rows of one sequence, all of them by default, as a call of their own.
+  std::vector<int32_t> alone(int64_t sequence, int64_t first = 0, int64_t count = -1) {
     SequenceSpan span = sequences_->spans()[static_cast<size_t>(sequence)];
     CacheBatch batch = sequences_->device_batch();
     CacheSequence one;
     expect_ok(cudaMemcpy(&one, batch.sequences.data() + sequence, sizeof(one), cudaMemcpyDeviceToHost));
-    one.span.first_row = 0;
+    span.first_row += first;
+    span.start += first;
+    span.tokens = count < 0 ? span.tokens : count;
+    one.span = {0, span.tokens, span.start};
     Mirror<CacheSequence> sequences(std::vector<CacheSequence>{one});
     Mirror<int32_t> row_sequence(std::vector<int32_t>(static_cast<size_t>(span.tokens), 0));
     batch.sequences = {sequences.device, {1}};
@@ -331,6 +334,17 @@ TEST(CudaIndexer, ARowDoesNotDependOnTheOthers) {
       EXPECT_TRUE(std::equal(got.begin(), got.end(), together.begin() + row * both.topk)) << "sequence " << s;
       row += both.spans[s].second;
     }
+  }
+}
+
+// Steps of a few tokens and steps of many go to different kernels, which score alike.
+TEST(CudaIndexer, ARowDoesNotDependOnTheStep) {
+  Index index(Numerics::kFast, {"", {{4 * 21000 + 1, 45}, {300, 3}}});
+  std::vector<int32_t> together = index.device();
+  for (auto [first, count] : std::vector<std::pair<int64_t, int64_t>>{{0, 8}, {8, 1}, {9, 20}, {29, 16}}) {
+    std::vector<int32_t> got = index.alone(0, first, count);
+    EXPECT_TRUE(std::equal(got.begin(), got.end(), together.begin() + first * 512))
+        << count << " rows from " << first;
   }
 }
 

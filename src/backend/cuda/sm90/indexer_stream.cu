@@ -28,7 +28,6 @@ constexpr int kEpoch = 2048;       // keys
 constexpr int kCandidates = 4096;  // of a list
 constexpr int kMaxTopk = 1024;     // a list of kCandidates - kEpoch holds them
 constexpr int kMaxSequences = 512;
-constexpr int kPartStride = 20;  // floats: 16 weights of a quarter of the lanes, and a shift of banks
 
 using Select = Selection<kThreads, kCandidates / kThreads>;
 
@@ -52,7 +51,9 @@ struct StreamShared {
   uint8_t query[kQueries][kIndexHeads * kIndexDim];
   uint4 data[kWarps][kStages][2][32];
   uint8_t scale[kWarps][kStages][2][32];
-  float weight[kQueries][4][kPartStride];  // of lane % 4: heads 8 j + 2 part, + 1
+  uint4 weights[kQueries][32][2];
+  float factor[kQueries][kIndexHeads];
+  float unit[kQueries];
   float threshold[kQueries];
   int count[kQueries];
   int visible[kQueries];
@@ -103,7 +104,7 @@ __device__ void load_queries(const StreamCall& c, const Job& job, StreamShared<k
       weight = c.weight[(job.first_row + token) * c.weight_token + head];
     }
     float factor = store_query_head(s.query[token], head, x, lane);
-    if (lane == 0) s.weight[token][head % 8 / 2][head / 8 * 2 + head % 2] = factor * weight;
+    if (lane == 0) s.factor[token][head] = factor * weight;
   }
   if (threadIdx.x < kQueries) {
     bool used = threadIdx.x < job.tokens;
@@ -112,6 +113,9 @@ __device__ void load_queries(const StreamCall& c, const Job& job, StreamShared<k
     s.visible[threadIdx.x] = used ? static_cast<int>((job.position + threadIdx.x + 1) / c.ratio) : 0;
   }
   fence_async_shared();
+  __syncthreads();
+  for (int token = warp; token < kQueries; token += kWarps)
+    s.unit[token] = weight_fragments(s.factor[token], s.weights[token][lane], lane);
   __syncthreads();
 }
 
@@ -228,44 +232,20 @@ template <int kQueries>
 __device__ __forceinline__ void keep_candidates(const float (&d)[32], int i, int key, float fx, float fy,
                                                 uint2* lists, StreamShared<kQueries>& s) {
   int lane = threadIdx.x % 32;
-  float high[2] = {}, low[2] = {};
-  const float* weight = s.weight[i][lane % 4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    float4 w = *reinterpret_cast<const float4*>(weight + 4 * j);
-    high[0] += w.x * fmaxf(d[8 * j], 0.f);
-    high[1] += w.y * fmaxf(d[8 * j + 1], 0.f);
-    low[0] += w.x * fmaxf(d[8 * j + 2], 0.f);
-    low[1] += w.y * fmaxf(d[8 * j + 3], 0.f);
-    high[0] += w.z * fmaxf(d[8 * j + 4], 0.f);
-    high[1] += w.w * fmaxf(d[8 * j + 5], 0.f);
-    low[0] += w.z * fmaxf(d[8 * j + 6], 0.f);
-    low[1] += w.w * fmaxf(d[8 * j + 7], 0.f);
+  uint4 weights[2] = {s.weights[i][lane][0], s.weights[i][lane][1]};
+  float unit = s.unit[i], threshold = s.threshold[i], sum[4];
+  sum_heads(d, weights, sum);
+  float high = (sum[0] + sum[1]) * (fx * unit), low = (sum[2] + sum[3]) * (fy * unit);
+  // One lane of four holds the sums.
+  bool high_in = lane % 4 == 0 && high > threshold, low_in = lane % 4 == 0 && low > threshold;
+  if (!__any_sync(0xffffffffu, high_in || low_in)) return;
+  high_in = high_in && key < s.visible[i];
+  low_in = low_in && key + 8 < s.visible[i];
+  if (high_in || low_in) {
+    uint2* list = lists + i * kCandidates + atomicAdd(&s.count[i], high_in + low_in);
+    if (high_in) *list++ = {sortable(high), static_cast<uint32_t>(key)};
+    if (low_in) *list = {sortable(low), static_cast<uint32_t>(key + 8)};
   }
-  // Lanes 0 and 2 of four end with the upper row's sum, 1 and 3 with the lower's.
-  float mine = high[0] + high[1], other = low[0] + low[1];
-  if (lane & 1) {
-    float x = mine;
-    mine = other;
-    other = x;
-  }
-  mine += __shfl_xor_sync(0xffffffffu, other, 1);
-  mine += __shfl_xor_sync(0xffffffffu, mine, 2);
-  mine *= lane & 1 ? fy : fx;
-  bool above = mine > s.threshold[i];
-  if (!__any_sync(0xffffffffu, above)) return;
-  int entry = key + (lane & 1) * 8;
-  if (above && (lane & 2) == 0 && entry < s.visible[i]) {
-    int at = atomicAdd(&s.count[i], 1);
-    lists[i * kCandidates + at] = {sortable(mine), static_cast<uint32_t>(entry)};
-  }
-}
-
-__device__ __forceinline__ void multiply(float (&d)[32], const uint32_t (&a)[4][4], uint64_t b) {
-  wgmma_fence();
-#pragma unroll
-  for (int k = 0; k < 4; ++k) wgmma_64x64x32(d, a[k], b + 2 * k, k > 0);
-  wgmma_commit();
 }
 
 template <int kQueries>

@@ -13,12 +13,12 @@ namespace kvasir::cuda {
 template <int kThreads, int kEach>
 struct Selection {
   static constexpr int kBins = 2048;
-  static constexpr int kRanked = 64;  // a bin of this many is ranked directly
+  static constexpr int kRanked = 32;  // a bin of this many is ranked directly
   static constexpr int kBinsEach = kBins / kThreads;
 
   struct Shared {
     int count[kBins];
-    uint32_t ranked[kRanked];
+    alignas(16) uint32_t ranked[kRanked];
     int num_ranked;
     int part[32], chosen_part[32];
     uint32_t warp_lo[32], warp_hi[32];
@@ -66,6 +66,7 @@ struct Selection {
     }
     clear(s);
     if (threadIdx.x == 0) s.num_ranked = 0;
+    if (threadIdx.x < kRanked) s.ranked[threadIdx.x] = 0;
     __syncthreads();
     lo = __reduce_min_sync(0xffffffffu, lane < kThreads / 32 ? s.warp_lo[lane] : 0xffffffffu);
     hi = __reduce_max_sync(0xffffffffu, lane < kThreads / 32 ? s.warp_hi[lane] : 0);
@@ -106,25 +107,20 @@ struct Selection {
         for (int i = 0; i < kEach; ++i)
           if (key[i] >= lo && key[i] <= hi) s.ranked[atomicAdd(&s.num_ranked, 1)] = key[i];
         __syncthreads();
-        // Every warp ranks them by itself.
-        uint32_t mine = lane < count ? s.ranked[lane] : 0,
-                 other = lane + 32 < count ? s.ranked[lane + 32] : 0;
-        int above = 0, equal = 0, above_other = 0, equal_other = 0;
-        for (int i = 0; i < count; ++i) {
-          uint32_t value = s.ranked[i];
-          above += value > mine;
-          equal += value == mine;
-          above_other += value > other;
-          equal_other += value == other;
+        // Every warp ranks them by itself; places that stayed 0 rank last.
+        uint32_t mine = s.ranked[lane];
+        int above = 0, equal = 0;
+#pragma unroll
+        for (int i = 0; i < kRanked; i += 4) {
+          uint4 x = *reinterpret_cast<const uint4*>(&s.ranked[i]);
+          above += (x.x > mine) + (x.y > mine) + (x.z > mine) + (x.w > mine);
+          equal += (x.x == mine) + (x.y == mine) + (x.z == mine) + (x.w == mine);
         }
-        bool found = lane < count && above < need && need <= above + equal;
-        bool found_other = lane + 32 < count && above_other < need && need <= above_other + equal_other;
-        // Those that found it hold the same value.
-        uint32_t result = __reduce_max_sync(0xffffffffu, found ? mine : found_other ? other : 0);
-        int ties = __reduce_max_sync(0xffffffffu, found         ? need - above
-                                                  : found_other ? need - above_other
-                                                                : 0);
-        int same = __reduce_max_sync(0xffffffffu, found ? equal : found_other ? equal_other : 0);
+        // Lanes that hold the value agree on the rest.
+        unsigned found = __ballot_sync(0xffffffffu, lane < count && above < need && need <= above + equal);
+        int from = __ffs(static_cast<int>(found)) - 1;
+        uint32_t result = __shfl_sync(0xffffffffu, mine, from);
+        int ties = need - __shfl_sync(0xffffffffu, above, from), same = __shfl_sync(0xffffffffu, equal, from);
         if (same == ties) return {result - 1, 0};
         return {result, ties};
       }
