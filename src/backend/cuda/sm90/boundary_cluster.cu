@@ -1,6 +1,6 @@
 // The boundary between two half blocks: hc_post, the 24 mixing logits, Sinkhorn, the mix and its norm, in one launch.
 //
-// A cluster of 16 blocks shares a tile of up to 8 tokens; each block owns a sixteenth of `dim` and keeps its part of fn
+// A cluster of 16 blocks works on tiles of up to 8 tokens; each block owns a sixteenth of `dim` and keeps its part of fn
 // in shared memory for as long as it lives. Per tile a block
 //   1. mixes its part of the new streams, writes them and keeps them in registers;
 //   2. adds up, over its part, 24 logits (tensor cores) and the 10 products of streams with each other, of which
@@ -8,15 +8,17 @@
 //      so that one exchange between the blocks serves both norms;
 //   3. sends its partial sums to all 16 (logits of post and comb only to the block that is the token's), and waits;
 //   4. adds the sixteen up in order of rank, and writes its part of norm(sum pre * streams).
-// One extra warp does Sinkhorn for the token whose number is the block's rank, beside step 4 and the next tile.
-// Small and large batches run the same code on a token, so its bits do not depend on its company.
+// Two groups of warps in a block work on tiles of their own, so that one computes while the other waits for memory or for
+// the other blocks. One more warp per group does Sinkhorn for the token whose number in the tile is the block's rank, beside
+// step 4 and the next tile. Small and large batches run the same code on a token: its bits do not depend on its company.
 //
-// The logits: factors are split into two tf32 numbers each, and the products hi*hi, hi*lo and lo*hi added, which leaves
-// some 1e-6 (plain tf32: 2e-4). G in f32: if the streams cancel, so that |x|^2 is a share s of sum (pre |X|)^2, the norm
-// is off by some 1e-7 / s.
+// The logits: factors are split into two bf16 numbers each, and the products hi*hi, hi*lo and lo*hi added, which leaves
+// some 1e-5 of a logit (plain tf32: 2e-4). G in f32: if the streams cancel, so that |x|^2 is a share s of sum (pre |X|)^2,
+// the norm is off by some 1e-7 / s.
 #include "backend/cuda/sm90/boundary_cluster.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "backend/cuda/sm90/boundary_ptx.cuh"
 #include "base/check.h"
@@ -24,32 +26,40 @@
 namespace kvasir::cuda {
 namespace {
 
-constexpr int kBlocks = 16;     // of a cluster
-constexpr int kTile = 8;        // tokens, the narrow side of the products
+constexpr int kBlocks = 16;  // of a cluster
+constexpr int kTile = 8;     // tokens: the narrow side of the products
 constexpr int kStreams = 4;
-constexpr int kLogits = 24;     // pre 4, post 4, comb 16
-constexpr int kPairs = 10;      // of streams
+constexpr int kLogits = 24;                     // pre 4, post 4, comb 16
+constexpr int kPairs = 10;                      // of streams
 constexpr int kShared = 4 + kPairs;             // sums that every block needs
 constexpr int kOwn = kLogits - 4;               // sums that the token's own block needs
 constexpr int kSums = (kLogits + kPairs) * kTile;
+constexpr int kGroups = 2;
+constexpr int kOwnBlocks = kTile;               // ranks that are some token's own block
 
-template <int kDim>
+// kUnits: runs of 16 values of `dim` that a warp works on.
+template <int kDimension, int kUnitCount>
 struct Shape {
+  static constexpr int kDim = kDimension, kUnits = kUnitCount;
   static constexpr int kSlice = kDim / kBlocks;
-  static constexpr int kUnits = 2;                          // runs of 16 values of `dim` per warp
-  static constexpr int kWarps = kSlice / (16 * kUnits);
+  static constexpr int kWarps = kSlice / (16 * kUnits);     // of a group
   static constexpr int kWorkers = 32 * kWarps;
-  static constexpr int kThreads = kWorkers + 32;
-  static constexpr int kFnRow = kStreams * kSlice + 16;     // 64 bytes on: two rows share no bank
-  struct Space {
-    float fn[kLogits][kFnRow];
+  static constexpr int kThreads = kGroups * (kWorkers + 32);
+  struct Exchange {
+    float shared_sums[kBlocks][kShared * kTile];            // written by the other blocks, as the next
+    float own_sums[kBlocks][kOwn];
+  };
+  struct GroupSpace {
+    Exchange from[2];                                       // tiles take turns
     float warp_sums[kWarps][kSums];
-    float shared_sums[2][kBlocks][kShared * kTile];         // written by the other blocks
-    float own_sums[2][kBlocks][kOwn];
-    float totals[kShared * kTile + kOwn];
-    float coefficients[2][kTile][kStreams + kStreams * kStreams];  // post and comb of the previous half block
-    float base[kLogits], scale[3];
-    alignas(8) uint64_t fn_here[kStreams];
+    alignas(16) float weights[kTile][kStreams];
+    float own_totals[kLogits];
+  };
+  struct Space {
+    uint4 fn[kSlice / 16][kStreams][3][32];                 // see split_fn
+    GroupSpace group[kGroups];
+    float base[kLogits], scale[4];
+    uint64_t full[kGroups][2];                              // all sums of a tile have come
   };
   static_assert(sizeof(Space) <= 232448);
 };
@@ -67,137 +77,137 @@ __device__ float reciprocal(float x) {
   return r;
 }
 
-__device__ float sigmoid_of(float x) { return 1.0f / (1.0f + __expf(-x)); }
+__device__ float sigmoid_of(float x) { return reciprocal(1.0f + __expf(-x)); }
 
 __device__ constexpr int pair_index(int i, int j) { return i * (2 * kStreams - 1 - i) / 2 + j; }  // i <= j
 
-// 1 / rms of all streams of tile token n.
-__device__ float inverse_of_streams(const float* totals, int n, int dim, float eps) {
-  float squares = 0;
-#pragma unroll
-  for (int s = 0; s < kStreams; ++s) squares += totals[(4 + pair_index(s, s)) * kTile + n];
-  return rsqrtf(squares / static_cast<float>(kStreams * dim) + eps);
-}
-
-// spec 6.2 in one thread's registers. Once a row step finds rows that sum to 1 within two units in the last place, the
-// iterations that are left would change nothing by more than that each.
+// spec 6.2 in one thread's registers, as scales of the rows and columns of the softmax: A = u a v, and a row step makes
+// u = 1 / (sum a v + eps / u). Reciprocals come from the last ones by a third-order step once they are close. When a row and
+// a column step change no scale by more than some units in the last place, what is left of the iterations would not either.
 __device__ void sinkhorn(float (&a)[kStreams][kStreams], int iterations, float eps) {
-  constexpr float kDone = 2.4e-7f;
-  auto normalise_columns = [&] {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      float r = reciprocal(((a[0][k] + a[1][k]) + (a[2][k] + a[3][k])) + eps);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) a[j][k] *= r;
-    }
-  };
+  constexpr float kClose = 0x1p-9f, kDone = 3.6e-7f;
+  float u[4] = {1, 1, 1, 1}, inverse_u[4] = {1, 1, 1, 1}, v[4], inverse_v[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     float max = fmaxf(fmaxf(a[j][0], a[j][1]), fmaxf(a[j][2], a[j][3]));
 #pragma unroll
     for (int k = 0; k < 4; ++k) a[j][k] = __expf(a[j][k] - max);
-    float r = 1.0f / ((a[j][0] + a[j][1]) + (a[j][2] + a[j][3]));
+    float r = reciprocal((a[j][0] + a[j][1]) + (a[j][2] + a[j][3]));
 #pragma unroll
     for (int k = 0; k < 4; ++k) a[j][k] = a[j][k] * r + eps;
   }
-  normalise_columns();
-  for (int i = 1; i < iterations; ++i) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    inverse_v[k] = ((a[0][k] + a[1][k]) + (a[2][k] + a[3][k])) + eps;
+    v[k] = reciprocal(inverse_v[k]);
+  }
+  // One row step and one column step; the greatest relative change of a scale.
+  auto iterate = [&](auto close) {
     float off = 0;
+    auto renew = [&](float& scale, float& inverse, float sum) {
+      float e = 1.0f - sum * scale;
+      off = fmaxf(off, fabsf(e));
+      inverse = sum;
+      scale = close ? scale + scale * (e + e * e) : reciprocal(sum);
+    };
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      float sum = ((a[j][0] + a[j][1]) + (a[j][2] + a[j][3])) + eps;
-      off = fmaxf(off, fabsf(sum - 1.0f));
-      float r = reciprocal(sum);
+    for (int j = 0; j < 4; ++j) renew(u[j], inverse_u[j], (a[j][0] * v[0] + a[j][1] * v[1]) + (a[j][2] * v[2] + (a[j][3] * v[3] + eps * inverse_u[j])));
 #pragma unroll
-      for (int k = 0; k < 4; ++k) a[j][k] *= r;
+    for (int k = 0; k < 4; ++k) renew(v[k], inverse_v[k], (a[0][k] * u[0] + a[1][k] * u[1]) + (a[2][k] * u[2] + (a[3][k] * u[3] + eps * inverse_v[k])));
+    return off;
+  };
+  int i = 1;
+  while (i < iterations && (++i, iterate(std::false_type{})) > kClose) {}
+  while (i < iterations && (++i, iterate(std::true_type{})) > kDone) {}
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+#pragma unroll
+    for (int k = 0; k < 4; ++k) a[j][k] *= u[j] * v[k];
+}
+
+// Two bf16 numbers that add up to each of four values but for 2^-17 of it.
+struct Halves {
+  uint2 high, low;
+};
+__device__ Halves split(float4 v) {
+  auto below = [](uint32_t pair, float a, float b) {
+    return ptx::bf16_pair(a - __uint_as_float(pair << 16), b - __uint_as_float(pair & 0xffff0000u));
+  };
+  uint2 high = {ptx::bf16_pair(v.x, v.y), ptx::bf16_pair(v.z, v.w)};
+  return {high, {below(high.x, v.x, v.y), below(high.y, v.z, v.w)}};
+}
+
+// A group's part of fn into shared memory, as the factors of add_up: for each run of 16 values and stream, and each lane
+// 4g + c, the values 4c to 4c + 3 of the rows g and g + 8, upper halves, lower halves, and of row g + 16 both. The order of
+// the sum is free, so that four neighbours in memory stand for two pairs of columns.
+template <class S>
+__device__ void split_fn(typename S::Space& space, const Params& p, int unit, int lane, int rank, int first_stream) {
+  const float* row = p.fn + static_cast<int64_t>(lane / 4) * kStreams * S::kDim + rank * S::kSlice + 4 * (lane % 4);
+#pragma unroll
+  for (int u = 0; u < S::kUnits; ++u) {
+#pragma unroll
+    for (int s = first_stream; s < first_stream + kStreams / kGroups; ++s) {
+      const float* at = row + s * S::kDim + 16 * (unit + u);
+      constexpr int64_t kEight = int64_t{8} * kStreams * S::kDim;
+      Halves a = split(*reinterpret_cast<const float4*>(at)), b = split(*reinterpret_cast<const float4*>(at + kEight)),
+             c = split(*reinterpret_cast<const float4*>(at + 2 * kEight));
+      uint4(*to)[32] = space.fn[unit + u][s];
+      to[0][lane] = {a.high.x, b.high.x, a.high.y, b.high.y};
+      to[1][lane] = {a.low.x, b.low.x, a.low.y, b.low.y};
+      to[2][lane] = {c.high.x, c.low.x, c.high.y, c.low.y};
     }
-    normalise_columns();
-    if (off <= kDone) break;
   }
 }
 
-// The values of one thread: token g of the tile, and of each of its units four neighbouring places in every stream.
-template <int kDim>
+// The streams of one thread: token g of the tile, and of each of its units four neighbouring places.
+template <class S>
 struct Held {
-  float4 streams[Shape<kDim>::kUnits][kStreams];
-  float4 y[Shape<kDim>::kUnits];
+  float4 streams[S::kUnits][kStreams];
 };
 
-template <int kDim>
-__device__ void load(Held<kDim>& held, const Params& p, int64_t token, int place, bool live) {
+__device__ float4 mixed(float4 y, const float4 (&s)[kStreams], float post, float4 comb) {
+  auto one = [&](float v, float v0, float v1, float v2, float v3) {
+    return post * v + comb.x * v0 + (comb.y * v1 + (comb.z * v2 + comb.w * v3));
+  };
+  return {one(y.x, s[0].x, s[1].x, s[2].x, s[3].x), one(y.y, s[0].y, s[1].y, s[2].y, s[3].y),
+          one(y.z, s[0].z, s[1].z, s[2].z, s[3].z), one(y.w, s[0].w, s[1].w, s[2].w, s[3].w)};
+}
+
+// Step 1: this thread's places of the new streams; zeros where there is no token.
+template <class S>
+__device__ void load_and_mix(Held<S>& held, const Params& p, int64_t token, int place, bool live) {
+  float* streams = p.streams + token * kStreams * S::kDim + place;
+  float4 y[S::kUnits], post = {}, comb[kStreams] = {};
 #pragma unroll
-  for (int u = 0; u < Shape<kDim>::kUnits; ++u) {
+  for (int u = 0; u < S::kUnits; ++u) {
 #pragma unroll
     for (int s = 0; s < kStreams; ++s)
-      held.streams[u][s] = live ? *reinterpret_cast<const float4*>(p.streams + (token * kStreams + s) * kDim + place + 16 * u)
-                                : float4{0, 0, 0, 0};
-    held.y[u] = live && p.y ? *reinterpret_cast<const float4*>(p.y + token * kDim + place + 16 * u) : float4{0, 0, 0, 0};
+      held.streams[u][s] = live ? *reinterpret_cast<const float4*>(streams + s * S::kDim + 16 * u) : float4{0, 0, 0, 0};
+    y[u] = live && p.y ? *reinterpret_cast<const float4*>(p.y + token * S::kDim + place + 16 * u) : float4{0, 0, 0, 0};
   }
-}
-
-__device__ float4 mixed(float4 y, float4 a, float4 b, float4 c, float4 d, const float* post, const float* comb, int k) {
-  float w = post[k], w0 = comb[k], w1 = comb[4 + k], w2 = comb[8 + k], w3 = comb[12 + k];
-  auto one = [&](float v, float v0, float v1, float v2, float v3) { return w * v + w0 * v0 + (w1 * v1 + (w2 * v2 + w3 * v3)); };
-  return {one(y.x, a.x, b.x, c.x, d.x), one(y.y, a.y, b.y, c.y, d.y), one(y.z, a.z, b.z, c.z, d.z), one(y.w, a.w, b.w, c.w, d.w)};
-}
-
-// Step 1: hc_post of this thread's places.
-template <int kDim>
-__device__ void post_mix(Held<kDim>& held, const Params& p, const float* coefficients, int64_t token, int place, bool live) {
+  if (!p.y || !live) return;
+  post = *reinterpret_cast<const float4*>(p.post + token * kStreams);
 #pragma unroll
-  for (int u = 0; u < Shape<kDim>::kUnits; ++u) {
+  for (int j = 0; j < kStreams; ++j) comb[j] = *reinterpret_cast<const float4*>(p.comb + (token * kStreams + j) * kStreams);
+#pragma unroll
+  for (int u = 0; u < S::kUnits; ++u) {
     auto& s = held.streams[u];
-    float4 fresh[kStreams];
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k) fresh[k] = mixed(held.y[u], s[0], s[1], s[2], s[3], coefficients, coefficients + kStreams, k);
+    float4 fresh[kStreams] = {mixed(y[u], s, post.x, {comb[0].x, comb[1].x, comb[2].x, comb[3].x}),
+                              mixed(y[u], s, post.y, {comb[0].y, comb[1].y, comb[2].y, comb[3].y}),
+                              mixed(y[u], s, post.z, {comb[0].z, comb[1].z, comb[2].z, comb[3].z}),
+                              mixed(y[u], s, post.w, {comb[0].w, comb[1].w, comb[2].w, comb[3].w})};
 #pragma unroll
     for (int k = 0; k < kStreams; ++k) {
-      s[k] = live ? fresh[k] : float4{0, 0, 0, 0};
-      if (live) *reinterpret_cast<float4*>(p.streams + (token * kStreams + k) * kDim + place + 16 * u) = s[k];
+      s[k] = fresh[k];
+      *reinterpret_cast<float4*>(streams + k * S::kDim + 16 * u) = fresh[k];
     }
   }
 }
 
-__device__ float upper(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }  // what tf32 holds of x
-__device__ float part(float4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
-
-// Step 2: sums over this warp's part, into warp_sums[row * kTile + token].
-template <int kDim>
-__device__ void add_up(const Held<kDim>& held, typename Shape<kDim>::Space& space, int unit, int lane, float* warp_sums) {
-  using S = Shape<kDim>;
+// Step 2: sums over this warp's part, into sums[row * kTile + token].
+template <class S>
+__device__ void add_up(const Held<S>& held, const typename S::Space& space, int unit, int lane, float* sums) {
   int g = lane / 4, c = lane % 4;
-  float high_high[4] = {}, high_low[4] = {}, low_high[4] = {}, last_high[4] = {}, last_low[4] = {};
-#pragma unroll
-  for (int s = 0; s < kStreams; ++s) {
-    ptx::barrier_wait(ptx::shared_address(&space.fn_here[s]), 0);
-#pragma unroll
-    for (int u = 0; u < S::kUnits; ++u) {
-      int at = s * S::kSlice + 16 * (unit + u) + 4 * c;
-      float4 first = *reinterpret_cast<const float4*>(&space.fn[g][at]);
-      float4 second = *reinterpret_cast<const float4*>(&space.fn[g + 8][at]);
-      float4 third = *reinterpret_cast<const float4*>(&space.fn[g + 16][at]);
-#pragma unroll
-      for (int i = 0; i < 4; i += 2) {  // places i and i+1 stand for the columns c and c+4 of A
-        float exact[4] = {part(first, i), part(second, i), part(first, i + 1), part(second, i + 1)};
-        float high[4], low[4];
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          high[k] = upper(exact[k]);
-          low[k] = exact[k] - high[k];
-        }
-        float b_high[2] = {upper(part(held.streams[u][s], i)), upper(part(held.streams[u][s], i + 1))};
-        float b_low[2] = {part(held.streams[u][s], i) - b_high[0], part(held.streams[u][s], i + 1) - b_high[1]};
-        // Rows 16 to 23 fill half a tile: the other half takes their lower parts.
-        float h0 = upper(part(third, i)), h1 = upper(part(third, i + 1));
-        float both[4] = {h0, part(third, i) - h0, h1, part(third, i + 1) - h1};
-        ptx::multiply_tf32(high_high, high, b_high);
-        ptx::multiply_tf32(last_high, both, b_high);
-        ptx::multiply_tf32(high_low, high, b_low);
-        ptx::multiply_tf32(low_high, low, b_high);
-        ptx::multiply_tf32(last_low, both, b_low);
-      }
-    }
-  }
   float gram[kPairs] = {};
 #pragma unroll
   for (int u = 0; u < S::kUnits; ++u)
@@ -212,222 +222,226 @@ __device__ void add_up(const Held<kDim>& held, typename Shape<kDim>::Space& spac
   for (int i = 0; i < kPairs; ++i) {
     gram[i] += __shfl_xor_sync(~0u, gram[i], 1);
     gram[i] += __shfl_xor_sync(~0u, gram[i], 2);
-    if (i % 4 == c) warp_sums[(kLogits + i) * kTile + g] = gram[i];
+    if (i % 4 == c) sums[(kLogits + i) * kTile + g] = gram[i];
   }
-  auto put = [&](int row, float a, float b) { *reinterpret_cast<float2*>(&warp_sums[row * kTile + 2 * c]) = {a, b}; };
+  float high_high[4] = {}, high_low[4] = {}, low_high[4] = {}, last_high[4] = {}, last_low[4] = {};
+#pragma unroll
+  for (int u = 0; u < S::kUnits; ++u)
+#pragma unroll
+    for (int s = 0; s < kStreams; ++s) {
+      const uint4(*fn)[32] = space.fn[unit + u][s];
+      uint4 high = fn[0][lane], low = fn[1][lane], both = fn[2][lane];  // `both`: rows 16 to 23 fill half a tile
+      Halves b = split(held.streams[u][s]);
+      ptx::multiply_bf16(high_high, high, b.high);
+      ptx::multiply_bf16(last_high, both, b.high);
+      ptx::multiply_bf16(high_low, high, b.low);
+      ptx::multiply_bf16(low_high, low, b.high);
+      ptx::multiply_bf16(last_low, both, b.low);
+    }
+  auto put = [&](int row, float a, float b) { *reinterpret_cast<float2*>(&sums[row * kTile + 2 * c]) = {a, b}; };
   put(g, high_high[0] + (high_low[0] + low_high[0]), high_high[1] + (high_low[1] + low_high[1]));
   put(g + 8, high_high[2] + (high_low[2] + low_high[2]), high_high[3] + (high_low[3] + low_high[3]));
   put(g + 16, last_high[0] + (last_low[0] + last_high[2]), last_high[1] + (last_low[1] + last_high[3]));
 }
 
-// Step 3: the block's sums to whoever needs them.
-template <int kDim>
-__device__ void send(typename Shape<kDim>::Space& space, int buffer, uint32_t rank) {
-  using S = Shape<kDim>;
-  for (int i = threadIdx.x; i < kSums; i += S::kWorkers) {
-    float sum = 0;
+// Step 3: the block's sums to whoever needs them, four tokens a thread.
+template <class S>
+__device__ void send(typename S::GroupSpace& group, uint64_t* full, int buffer, uint32_t rank, int worker) {
+  if (worker >= kSums / 4) return;
+  float4 sum = {0, 0, 0, 0};
 #pragma unroll
-    for (int w = 0; w < S::kWarps; ++w) sum += space.warp_sums[w][i];
-    int row = i / kTile, n = i % kTile;
-    if (row >= 4 && row < kLogits) {
-      ptx::store_remote(ptx::shared_address(&space.own_sums[buffer][rank][row - 4]), n, sum);
-    } else {
-      int at = row < 4 ? i : i - kOwn * kTile;
-      uint32_t address = ptx::shared_address(&space.shared_sums[buffer][rank][at]);
-#pragma unroll
-      for (uint32_t to = 0; to < kBlocks; ++to) ptx::store_remote(address, to, sum);
-    }
+  for (int w = 0; w < S::kWarps; ++w) {
+    float4 v = *reinterpret_cast<const float4*>(&group.warp_sums[w][4 * worker]);
+    sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
   }
+  int row = worker / 2, token = worker % 2 * 4;
+  uint32_t barrier = ptx::shared_address(full);
+  auto& to = group.from[buffer];
+  if (row >= 4 && row < kLogits) {
+    uint32_t address = ptx::shared_address(&to.own_sums[rank][row - 4]);
+    auto one = [&](int n, float value) { ptx::send_remote(ptx::remote_address(address, n), ptx::remote_address(barrier, n), value); };
+    one(token, sum.x), one(token + 1, sum.y), one(token + 2, sum.z), one(token + 3, sum.w);
+    return;
+  }
+  uint32_t address = ptx::shared_address(&to.shared_sums[rank][(row < 4 ? row : row - kOwn) * kTile + token]);
+#pragma unroll
+  for (uint32_t b = 0; b < kBlocks; ++b) ptx::send_remote(ptx::remote_address(address, b), ptx::remote_address(barrier, b), sum);
 }
 
-template <int kDim>
-__device__ void add_blocks(typename Shape<kDim>::Space& space, int buffer) {
-  int i = threadIdx.x;
-  constexpr int kEnd = kShared * kTile;
-  if (i >= kEnd + kOwn) return;
-  const float* first = i < kEnd ? &space.shared_sums[buffer][0][i] : &space.own_sums[buffer][0][i - kEnd];
-  int stride = i < kEnd ? kEnd : kOwn;
-  float sum = 0;
-#pragma unroll
-  for (int b = 0; b < kBlocks; ++b) sum += first[b * stride];
-  space.totals[i] = sum;
+template <class S>
+constexpr uint32_t bytes_of_tile(uint32_t rank) {
+  return static_cast<uint32_t>(kBlocks * sizeof(float)) * (kShared * kTile + (rank < kOwnBlocks ? kOwn : 0));
 }
 
-// Step 4: the mix of the streams, normed.
-template <int kDim>
-__device__ void finish(const Held<kDim>& held, const Params& p, const typename Shape<kDim>::Space& space,
-                       const float4 (&norm)[Shape<kDim>::kUnits], int g, int64_t token, int place, bool live) {
-  const float* totals = space.totals;
-  float inverse = inverse_of_streams(totals, g, kDim, p.norm_eps), pre[kStreams], squares = 0;
+// 1 / rms of all streams, from their squares.
+template <class S>
+__device__ float inverse_of_streams(float a, float b, float c, float d, float eps) {
+  return rsqrtf(((a + b) + (c + d)) / static_cast<float>(kStreams * S::kDim) + eps);
+}
+
+// Step 4, once per tile: the weights of the streams in the normed mix, by one warp. Lane 4g + s works for stream s of
+// token g; of the ten products of streams it adds up those numbered s, s + 4 and s + 8.
+template <class S>
+__device__ void weigh(const Params& p, const typename S::Space& space, const typename S::Exchange& from, int lane, float* weights) {
+  int g = lane / 4, s = lane % 4;
+  float logit = 0, part[3] = {}, gram[kPairs], pre[kStreams], squares = 0;
 #pragma unroll
-  for (int s = 0; s < kStreams; ++s) pre[s] = sigmoid_of(totals[s * kTile + g] * inverse * space.scale[0] + space.base[s]) + p.sinkhorn_eps;
+  for (int b = 0; b < kBlocks; ++b) {
+    const float* sums = &from.shared_sums[b][g];
+    logit += sums[s * kTile];
+    part[0] += sums[(4 + s) * kTile];
+    part[1] += sums[(8 + s) * kTile];
+    part[2] += sums[(12 + s % 2) * kTile];
+  }
+#pragma unroll
+  for (int i = 0; i < kPairs; ++i) gram[i] = __shfl_sync(~0u, part[i / 4], i % 4, 4);
+  float inverse = inverse_of_streams<S>(gram[0], gram[pair_index(1, 1)], gram[pair_index(2, 2)], gram[pair_index(3, 3)], p.norm_eps);
+  float mine = sigmoid_of(logit * inverse * space.scale[0] + space.base[s]) + p.sinkhorn_eps;
+#pragma unroll
+  for (int i = 0; i < kStreams; ++i) pre[i] = __shfl_sync(~0u, mine, i, 4);
 #pragma unroll
   for (int i = 0; i < kStreams; ++i)
 #pragma unroll
-    for (int j = i; j < kStreams; ++j) squares += (i == j ? 1.f : 2.f) * pre[i] * pre[j] * totals[(4 + pair_index(i, j)) * kTile + g];
-  float scale = rsqrtf(fmaxf(squares, 0.f) / static_cast<float>(kDim) + p.norm_eps);
-  if (!live) return;
+    for (int j = i; j < kStreams; ++j) squares += (i == j ? 1.f : 2.f) * pre[i] * pre[j] * gram[pair_index(i, j)];
+  weights[lane] = mine * rsqrtf(fmaxf(squares, 0.f) / static_cast<float>(S::kDim) + p.norm_eps);
+}
+
+// This thread's places of x.
+template <class S>
+__device__ void finish(const Held<S>& held, const Params& p, float4 weights, const float4 (&norm)[S::kUnits], int64_t token, int place) {
 #pragma unroll
-  for (int u = 0; u < Shape<kDim>::kUnits; ++u) {
+  for (int u = 0; u < S::kUnits; ++u) {
     const auto& s = held.streams[u];
     auto one = [&](float a, float b, float c, float d, float w) {
-      return w * ((pre[0] * a + pre[1] * b + (pre[2] * c + pre[3] * d)) * scale);
+      return w * (weights.x * a + weights.y * b + (weights.z * c + weights.w * d));
     };
-    *reinterpret_cast<float4*>(p.x + token * kDim + place + 16 * u) = {
+    *reinterpret_cast<float4*>(p.x + token * S::kDim + place + 16 * u) = {
         one(s[0].x, s[1].x, s[2].x, s[3].x, norm[u].x), one(s[0].y, s[1].y, s[2].y, s[3].y, norm[u].y),
         one(s[0].z, s[1].z, s[2].z, s[3].z, norm[u].z), one(s[0].w, s[1].w, s[2].w, s[3].w, norm[u].w)};
   }
 }
 
-// post and comb of one token, from its 20 logits.
-__device__ void finish_token(const Params& p, const float* base, const float* scale, const float (&logit)[kOwn], float inverse,
-                             int64_t token, bool write) {
-  float a[kStreams][kStreams];
+// post and comb of one token, from its 20 logits and the squares of its streams.
+template <class S>
+__device__ void finish_token(const Params& p, const typename S::Space& space, const float* sums, int64_t token, bool write) {
+  float inverse = inverse_of_streams<S>(sums[kOwn], sums[kOwn + 1], sums[kOwn + 2], sums[kOwn + 3], p.norm_eps);
+  float a[kStreams][kStreams], post[kStreams];
 #pragma unroll
-  for (int i = 0; i < 16; ++i) a[i / 4][i % 4] = logit[4 + i] * inverse * scale[2] + base[8 + i];
+  for (int i = 0; i < 16; ++i) a[i / 4][i % 4] = sums[4 + i] * inverse * space.scale[2] + space.base[8 + i];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) post[i] = 2.f * sigmoid_of(sums[i] * inverse * space.scale[1] + space.base[4 + i]);
   sinkhorn(a, p.iterations, p.sinkhorn_eps);
   if (!write) return;
+  *reinterpret_cast<float4*>(p.post + token * 4) = {post[0], post[1], post[2], post[3]};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    p.post[token * 4 + i] = 2.f * sigmoid_of(logit[i] * inverse * scale[1] + base[4 + i]);
-    *reinterpret_cast<float4*>(p.comb + token * 16 + 4 * i) = {a[i][0], a[i][1], a[i][2], a[i][3]};
-  }
+  for (int i = 0; i < 4; ++i) *reinterpret_cast<float4*>(p.comb + token * 16 + 4 * i) = {a[i][0], a[i][1], a[i][2], a[i][3]};
 }
 
-template <int kDim>
-__device__ void copy_fn(typename Shape<kDim>::Space& space, const Params& p, int lane, uint32_t rank) {
-  using S = Shape<kDim>;
-  constexpr uint32_t kBytes = S::kSlice * sizeof(float);
-  for (int s = 0; s < kStreams; ++s) {
-    uint32_t barrier = ptx::shared_address(&space.fn_here[s]);
-    if (lane == 0) ptx::barrier_expect(barrier, kLogits * kBytes);
+// Which tiles a group goes through: token `first`, then every `step` further.
+struct Tiles {
+  int first, step;
+  __device__ Tiles(const Params& p, int group) {
+    int clusters = static_cast<int>(gridDim.x) / kBlocks;
+    first = (group * clusters + static_cast<int>(blockIdx.x) / kBlocks) * p.tile;
+    step = kGroups * clusters * p.tile;
+  }
+};
+
+template <class S>
+__device__ void work(typename S::Space& space, const Params& p, int group, int warp, int lane, uint32_t rank) {
+  auto& mine = space.group[group];
+  int g = lane / 4, unit = warp * S::kUnits, place = static_cast<int>(rank) * S::kSlice + 16 * unit + 4 * (lane % 4), worker = 32 * warp + lane;
+  int summed = 1 + 2 * group, added = 2 + 2 * group;  // named barriers of the group
+  Tiles tiles(p, group);
+  bool fresh = true;
+  int round = 0;
+  for (int first = tiles.first; first < p.tokens; first += tiles.step, ++round) {
+    int64_t token = first + g;
+    bool live = g < p.tile && token < p.tokens;
+    Held<S> held;
+    load_and_mix<S>(held, p, token, place, live);
+    if (fresh) ptx::cluster_wait();  // every block has started, and fn is there
+    fresh = false;
+    add_up<S>(held, space, unit, lane, mine.warp_sums[warp]);
+    ptx::barrier_sync(summed, S::kWorkers + 32);
+    send<S>(mine, &space.full[group][round % 2], round % 2, rank, worker);
+    float4 norm[S::kUnits];
+#pragma unroll
+    for (int u = 0; u < S::kUnits; ++u) norm[u] = *reinterpret_cast<const float4*>(p.norm + place + 16 * u);
+    if (warp == 0) {
+      ptx::barrier_wait(ptx::shared_address(&space.full[group][round % 2]), round / 2 % 2);
+      weigh<S>(p, space, mine.from[round % 2], lane, &mine.weights[0][0]);
+    }
+    ptx::barrier_sync(added, S::kWorkers);
+    if (live) finish<S>(held, p, *reinterpret_cast<const float4*>(mine.weights[g]), norm, token, place);
+  }
+  if (fresh) ptx::cluster_wait();
+}
+
+// The warp beside a group: counts its exchanges and does Sinkhorn.
+template <class S>
+__device__ void attend_tokens(typename S::Space& space, const Params& p, int group, int lane, uint32_t rank) {
+  auto& mine = space.group[group];
+  Tiles tiles(p, group);
+  int summed = 1 + 2 * group, round = 0, n = static_cast<int>(rank);
+  auto expect = [&](int r) {
+    if (lane == 0) ptx::barrier_expect(ptx::shared_address(&space.full[group][r % 2]), bytes_of_tile<S>(rank));
+  };
+  ptx::cluster_wait();
+  if (tiles.first < p.tokens) {
+    expect(0);
+    ptx::barrier_arrive(summed, S::kWorkers + 32);
+  }
+  for (int first = tiles.first; first < p.tokens; first += tiles.step, ++round) {
+    bool more = first + tiles.step < p.tokens, own = n < p.tile && first + n < p.tokens;
+    if (more) expect(round + 1);
+    ptx::barrier_wait(ptx::shared_address(&space.full[group][round % 2]), round / 2 % 2);
+    if (own && lane < kLogits) {
+      constexpr int kDiagonal[kStreams] = {pair_index(0, 0), pair_index(1, 1), pair_index(2, 2), pair_index(3, 3)};
+      const auto& from = mine.from[round % 2];
+      int at = 4;
+#pragma unroll
+      for (int s = 0; s < kStreams; ++s) at = lane == kOwn + s ? 4 + kDiagonal[s] : at;
+      float sum = 0;
+#pragma unroll
+      for (int b = 0; b < kBlocks; ++b) sum += lane < kOwn ? from.own_sums[b][lane] : from.shared_sums[b][at * kTile + n];
+      mine.own_totals[lane] = sum;
+    }
     __syncwarp();
-    if (lane < kLogits)
-      ptx::copy_bulk(ptx::shared_address(&space.fn[lane][s * S::kSlice]), p.fn + (lane * kStreams + s) * kDim + rank * S::kSlice, kBytes,
-                     barrier);
+    if (more) ptx::barrier_arrive(summed, S::kWorkers + 32);  // the sums have been read: their place may be written
+    if (own) finish_token<S>(p, space, mine.own_totals, first + n, lane == 0);
+    __syncwarp();
   }
 }
 
-// The value of post and comb of a tile that thread i < kTile * 20 brings to shared memory.
-__device__ float load_coefficient(const Params& p, int first, int count) {
-  int n = threadIdx.x / 20, i = threadIdx.x % 20;
-  if (!p.y || n >= count) return 0;
-  int64_t token = first + n;
-  return i < 4 ? p.post[token * 4 + i] : p.comb[token * 16 + i - 4];
-}
-
-template <int kDim>
-__global__ void __launch_bounds__(Shape<kDim>::kThreads, 1) boundary_kernel(const __grid_constant__ Params p) {
-  using S = Shape<kDim>;
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, 1) boundary_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) uint8_t raw[];
   auto& space = *reinterpret_cast<typename S::Space*>(raw);
   uint32_t rank = ptx::cluster_rank();
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, clusters = gridDim.x / kBlocks;
-  bool worker = warp < S::kWarps;
-  if (threadIdx.x == S::kWorkers) {
-    for (auto& barrier : space.fn_here) ptx::barrier_init(ptx::shared_address(&barrier), 1);
-    ptx::barrier_init_done();
-  }
+  int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  bool worker = warp < kGroups * S::kWarps;
+  int group = worker ? warp / S::kWarps : warp - kGroups * S::kWarps, warp_of_group = warp % S::kWarps;
   ptx::let_next_start();
-  if (!worker) {
-    __syncwarp();
-    copy_fn<kDim>(space, p, lane, rank);
-  }
-  int g = lane / 4, unit = warp * S::kUnits, place = rank * S::kSlice + 16 * unit + 4 * (lane % 4);
-  if (worker && lane < 2) ptx::prefetch(p.norm + place + 16 * lane);
-
-  if (threadIdx.x < kLogits) space.base[threadIdx.x] = p.base[threadIdx.x];
-  if (threadIdx.x < 3) space.scale[threadIdx.x] = p.scale[threadIdx.x];
-
-  ptx::wait_for_previous();
-  int first = static_cast<int>(blockIdx.x) / kBlocks * p.tile, step = clusters * p.tile, buffer = 0;
-  Held<kDim> held;
-  if (worker && first < p.tokens) load<kDim>(held, p, first + g, place, g < p.tile && first + g < p.tokens);
-  if (threadIdx.x < kTile * 20) (&space.coefficients[0][0][0])[threadIdx.x] = load_coefficient(p, first, min(p.tile, p.tokens - first));
-  // Every block of the cluster has started: its shared memory may be written.
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
-
   if (worker) {
-    for (; first < p.tokens; first += step, buffer ^= 1) {
-      int64_t token = first + g;
-      bool live = g < p.tile && token < p.tokens;
-      if (p.y) post_mix<kDim>(held, p, &space.coefficients[buffer][g][0], token, place, live);
-      add_up<kDim>(held, space, unit, lane, space.warp_sums[warp]);
-      ptx::barrier_sync<1>(S::kWorkers);
-      send<kDim>(space, buffer, rank);
-      ptx::cluster_arrive();
-      float4 norm[S::kUnits];
-#pragma unroll
-      for (int u = 0; u < S::kUnits; ++u) norm[u] = *reinterpret_cast<const float4*>(p.norm + place + 16 * u);
-      int next = first + step;
-      Held<kDim> later;
-      float coefficient = 0;
-      if (next < p.tokens) {
-        load<kDim>(later, p, next + g, place, g < p.tile && next + g < p.tokens);
-        if (threadIdx.x < kTile * 20) coefficient = load_coefficient(p, next, min(p.tile, p.tokens - next));
-      }
-      ptx::cluster_wait();
-      add_blocks<kDim>(space, buffer);
-      if (threadIdx.x < kTile * 20) (&space.coefficients[buffer ^ 1][0][0])[threadIdx.x] = coefficient;
-      __syncthreads();
-      finish<kDim>(held, p, space, norm, g, token, place, live);
-      held = later;
-    }
-    return;
+    split_fn<S>(space, p, warp_of_group * S::kUnits, lane, static_cast<int>(rank), group * (kStreams / kGroups));
+  } else if (group == 0) {
+    if (lane < kGroups * 2) ptx::barrier_init(ptx::shared_address(&space.full[lane / 2][lane % 2]), 1);
+    ptx::barrier_init_done();
+    if (lane < kLogits) space.base[lane] = p.base[lane];
+    if (lane < 3) space.scale[lane] = p.scale[lane];
   }
-  if (first < p.tokens) ptx::cluster_arrive();
-  for (; first < p.tokens; first += step) {
-    ptx::cluster_wait();
-    __syncthreads();
-    int n = static_cast<int>(rank);
-    float logit[kOwn], inverse = 0;
-    bool mine = n < p.tile && first + n < p.tokens;
-    if (mine) {
-      inverse = inverse_of_streams(space.totals, n, kDim, p.norm_eps);
-#pragma unroll
-      for (int i = 0; i < kOwn; ++i) logit[i] = space.totals[kShared * kTile + i];
-    }
-    __syncwarp();
-    if (first + step < p.tokens) ptx::cluster_arrive();
-    if (mine) finish_token(p, space.base, space.scale, logit, inverse, first + n, lane == 0);
-  }
+  ptx::cluster_arrive();
+  ptx::wait_for_previous();
+  if (worker) work<S>(space, p, group, warp_of_group, lane, rank);
+  else attend_tokens<S>(space, p, group, lane, rank);
 }
 
-template <int kDim>
-int prepare() {
-  using S = Shape<kDim>;
-  auto kernel = boundary_kernel<kDim>;
-  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess ||
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(typename S::Space)) != cudaSuccess)
-    return 0;
-  cudaLaunchConfig_t config{};
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {kBlocks, 1, 1};
-  config.gridDim = dim3(kBlocks);
-  config.blockDim = dim3(S::kThreads);
-  config.dynamicSmemBytes = sizeof(typename S::Space);
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  int count = 0;
-  return cudaOccupancyMaxActiveClusters(&count, kernel, &config) == cudaSuccess ? count : 0;
-}
+using Flash = Shape<4096, 2>;
+using Pro = Shape<7168, 4>;
 
-// Clusters that run at once; 0 where a cluster of 16 does not fit. Asked once: it is a property of the device.
-template <int kDim>
-int clusters_at_once() {
-  static const int count = prepare<kDim>();
-  return count;
-}
-
-template <int kDim>
-void launch(CudaContext& context, Params p, bool dependent) {
-  using S = Shape<kDim>;
-  int most = clusters_at_once<kDim>();
-  p.tile = std::clamp((p.tokens + most - 1) / most, 1, kTile);
-  int clusters = std::min(most, (p.tokens + p.tile - 1) / p.tile);
-  cudaLaunchAttribute attributes[2]{};
+template <class S>
+cudaLaunchConfig_t configuration(cudaLaunchAttribute (&attributes)[2], int clusters, cudaStream_t stream, bool dependent) {
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {kBlocks, 1, 1};
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -436,10 +450,36 @@ void launch(CudaContext& context, Params p, bool dependent) {
   config.gridDim = dim3(static_cast<unsigned>(kBlocks * clusters));
   config.blockDim = dim3(S::kThreads);
   config.dynamicSmemBytes = sizeof(typename S::Space);
-  config.stream = context.stream;
+  config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = dependent ? 2 : 1;
-  cudaError_t error = cudaLaunchKernelEx(&config, boundary_kernel<kDim>, p);
+  return config;
+}
+
+// Clusters that run at once; 0 where a cluster of 16 does not fit. Asked once: it is a property of the device.
+template <class S>
+int clusters_at_once() {
+  static const int count = [] {
+    auto kernel = boundary_kernel<S>;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess ||
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(typename S::Space)) != cudaSuccess)
+      return 0;
+    cudaLaunchAttribute attributes[2]{};
+    cudaLaunchConfig_t config = configuration<S>(attributes, 1, nullptr, false);
+    int most = 0;
+    return cudaOccupancyMaxActiveClusters(&most, kernel, &config) == cudaSuccess ? most : 0;
+  }();
+  return count;
+}
+
+template <class S>
+void launch(CudaContext& context, Params p, bool dependent) {
+  int most = clusters_at_once<S>();
+  p.tile = std::clamp((p.tokens + kGroups * most - 1) / (kGroups * most), 1, kTile);
+  int clusters = std::min(most, (p.tokens + p.tile - 1) / p.tile);
+  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchConfig_t config = configuration<S>(attributes, clusters, context.stream, dependent);
+  cudaError_t error = cudaLaunchKernelEx(&config, boundary_kernel<S>, p);
   KVASIR_CHECK(error == cudaSuccess, "boundary of {} tokens: {}", p.tokens, cudaGetErrorString(error));
 }
 
@@ -447,8 +487,8 @@ void launch(CudaContext& context, Params p, bool dependent) {
 
 bool boundary_cluster_serves(const HcBoundaryArgs& a) {
   if (a.streams.shape(1) != kStreams || a.streams.shape(0) > (int64_t{1} << 30)) return false;
-  if (a.streams.shape(2) == 4096) return clusters_at_once<4096>() > 0;
-  if (a.streams.shape(2) == 7168) return clusters_at_once<7168>() > 0;
+  if (a.streams.shape(2) == 4096) return clusters_at_once<Flash>() > 0;
+  if (a.streams.shape(2) == 7168) return clusters_at_once<Pro>() > 0;
   return false;
 }
 
@@ -463,8 +503,8 @@ void boundary_cluster(CudaContext& context, const HcBoundaryArgs& a, bool depend
   Params p{a.y.data(),     a.w.fn.data(), a.w.base.data(),           a.w.scale.data(), a.norm.data(),
            a.streams.data(), a.x.data(),  a.post.data(),             a.comb.data(),    static_cast<int>(tokens),
            0,              a.sinkhorn_iters, a.norm_eps,             a.sinkhorn_eps};
-  if (dim == 4096) return launch<4096>(context, p, dependent);
-  launch<7168>(context, p, dependent);
+  if (dim == 4096) return launch<Flash>(context, p, dependent);
+  launch<Pro>(context, p, dependent);
 }
 
 }  // namespace kvasir::cuda
