@@ -5,10 +5,10 @@
 //   hidden to e4m3, one scale per pair;  y = the grouped product with w2;  out = the weighted sum of a token's y
 //
 // The weights are the matrix in registers: e2m1 codes become e4m3 through a table that adds the exponent of the code's
-// group of 32, relative to the largest of the row's 128 columns. What that leaves of the scale is a power of two per row and
-// 128 columns, which multiplies the 128 columns' sums when they are added up in f32. (Scales more than 14 binades below the
-// row's largest lose bits: an error of 2^-18 of the row's largest weight.) So the tensor cores' short sums span 128 columns
-// only. Tokens are the rows in shared memory, gathered there by their place in the sorted list; their columns are stored
+// group of 32, relative to the largest of the row, found beforehand. What that leaves of the scale is a power of two per
+// row, which multiplies the finished sums. (Groups more than 14 binades below the row's largest lose bits: an error of 2^-18
+// of the row's largest weight.) So nothing interrupts the tensor cores along a row. The FP8 weights of the shared expert go
+// in as they are; their scales differ per 128 columns, whose sums are added up in f32. Tokens are the rows in shared memory, gathered there by their place in the sorted list; their columns are stored
 // in the order in which a thread's 16-byte loads of codes come apart.
 #include "backend/cuda/sm90/experts_prefill.h"
 
@@ -16,6 +16,7 @@
 #include <cuda_fp8.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "backend/cuda/sm90/moe_ptx.cuh"
 #include "backend/cuda/sm90/moe_wgmma.cuh"
@@ -27,7 +28,6 @@ namespace {
 using namespace ptx;
 
 constexpr int kTileTokens = 128, kTileRows = 256;
-constexpr int kFewTokens = 32;             // tiles this narrow have a product of their own
 constexpr int64_t kTokensAtOnce = 8192;    // bounds the scratch: 0.65 GB at Flash's sizes
 constexpr int kMaxExperts = 512;
 
@@ -88,8 +88,9 @@ __global__ void place_kernel(Sorting s) {
   int place = 0, tile = 0;
   for (int w = 0; w < 8; ++w) place += sums[w], tile += tile_sums[w];
   const int count = s.counts[expert], tiles = (count + kTileTokens - 1) / kTileTokens;
-  for (int i = static_cast<int>(threadIdx.x); i < tiles; i += 256)
-    s.tiles[tile + i] = {expert, place + i * kTileTokens, min(kTileTokens, count - i * kTileTokens)};
+  // Tiles of equal size, a multiple of 16 but for the last: the products come in steps of that.
+  const int size = tiles == 0 ? 0 : ((count + tiles - 1) / tiles + 15) / 16 * 16;
+  for (int i = static_cast<int>(threadIdx.x); i < tiles; i += 256) s.tiles[tile + i] = {expert, place + i * size, min(size, count - i * size)};
   if (expert == s.num_experts - 1 && threadIdx.x == 0) *s.tile_count = tile + tiles;
 
   for (int first = 0; first < s.tokens * s.k; first += 256) {
@@ -149,6 +150,34 @@ __global__ __launch_bounds__(128) void round_rows_kernel(const T* in, int64_t in
 
 // ---- the grouped product ----
 
+// The largest scale byte of each row of the experts that anybody chose: of w1's rows, then w3's, then w2's.
+struct RowScales {
+  const ExpertWeights* routed;
+  const int32_t* counts;
+  int inner, dim;
+  uint8_t* most;  // [E, 2 * inner + dim]
+};
+
+__global__ __launch_bounds__(256) void row_scales_kernel(RowScales r) {
+  let_next_kernel_start();
+  wait_for_last_kernel();
+  const int expert = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x) % 32;
+  if (r.counts[expert] == 0) return;
+  const ExpertWeights& e = r.routed[expert];
+  const int rows = 2 * r.inner + r.dim;
+  for (int at = static_cast<int>(blockIdx.x * 8 + threadIdx.x / 32); at < rows; at += static_cast<int>(gridDim.x) * 8) {
+    const WeightMatrix& m = at < r.inner ? e.w1 : at < 2 * r.inner ? e.w3 : e.w2;
+    const int row = at < r.inner ? at : at < 2 * r.inner ? at - r.inner : at - 2 * r.inner;
+    const int words = static_cast<int>(m.cols / 128);
+    const auto* scale = reinterpret_cast<const uint32_t*>(m.scale + int64_t{row} * words * 4);
+    uint32_t most = 0;
+    for (int w = lane; w < words; w += 32) most = __vmaxu4(most, scale[w]);
+    most = max(max(most & 255, most >> 8 & 255), max(most >> 16 & 255, most >> 24));
+    most = __reduce_max_sync(~0u, most);
+    if (lane == 0) r.most[int64_t{expert} * rows + at] = static_cast<uint8_t>(most);
+  }
+}
+
 struct Product {
   const ExpertWeights* routed;
   ExpertWeights shared;
@@ -162,7 +191,14 @@ struct Product {
   __nv_bfloat16* out;         // [rows, out_cols]
   int64_t out_first;
   int cols, out_cols, row_tiles;
+  const uint8_t* row_most;    // [E, 2 * inner + dim]
+  int inner, dim;
   float limit;
+
+  // Where the largest scale of a row of this product is; `matrix` is 0 for w1 and w2, 1 for w3.
+  __device__ const uint8_t* most_of(int expert, int matrix, int row, bool gate_up) const {
+    return row_most + int64_t{expert} * (2 * inner + dim) + (gate_up ? matrix * inner : 2 * inner) + row;
+  }
 };
 
 template <bool kShared>
@@ -170,14 +206,14 @@ struct Stages {
   static constexpr int kRowBytes = kShared ? 128 : 64;  // of 128 columns of weights
   static constexpr int kCount = kShared ? 4 : 6;
   static constexpr int kTokenBytes = kTileTokens * 128, kWeightBytes = kTileRows * kRowBytes;
-  static constexpr int kBytes = kTokenBytes + kWeightBytes + kTileRows * 8;
-  static constexpr int kAhead = kCount - 2;  // copies of that many stages are under way
+  static constexpr int kBytes = kTokenBytes + kWeightBytes + kTileRows * 4;
+  static constexpr int kAhead = kCount - 1;  // copies of that many stages are under way
   std::byte* memory;
   __device__ std::byte* tokens(int s) const { return memory + s * kBytes; }
   __device__ std::byte* weights(int s) const { return tokens(s) + kTokenBytes; }
-  // Of a row: table entries of its four groups, a byte each; what its sums are multiplied with.
+  // Of a row: e2m1: table entries of its four groups, a byte each; e4m3: what its sums are multiplied with.
   __device__ uint32_t* entries(int s) const { return reinterpret_cast<uint32_t*>(weights(s) + kWeightBytes); }
-  __device__ float* factors(int s) const { return reinterpret_cast<float*>(entries(s) + kTileRows); }
+  __device__ float* factors(int s) const { return reinterpret_cast<float*>(entries(s)); }
 };
 
 struct ProductBarriers {
@@ -215,11 +251,12 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
 
   // A stage is finished when its copies have landed: its scales, read when they were started, go in then.
   uint32_t scales[S::kAhead][2];
-  auto read_scales = [](const uint8_t* from) -> uint32_t {
+  auto read_scales = [](const uint8_t* from, uint32_t most) -> uint32_t {
     if constexpr (kShared) return *from;
-    else return *reinterpret_cast<const uint32_t*>(from);
+    // Per byte: 8 * the binades below the row's largest, 15 at most.
+    return __vminu4(most - *reinterpret_cast<const uint32_t*>(from), 0x0f0f0f0fu) << 3;
   };
-  auto finish = [&](const uint32_t (&of)[2]) {
+  auto finish = [&](const uint32_t (&of)[2]) {  // rows `thread` and `thread + 128`
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint32_t s = of[half];
@@ -227,10 +264,7 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
       if constexpr (kShared) {
         stages.factors(finished)[row] = __uint_as_float(s << 23);
       } else {
-        const uint32_t s0 = s & 255, s1 = s >> 8 & 255, s2 = s >> 16 & 255, s3 = s >> 24;
-        const uint32_t most = max(max(s0, s1), max(s2, s3));
-        stages.entries(finished)[row] = min(most - s0, 15u) << 3 | min(most - s1, 15u) << 11 | min(most - s2, 15u) << 19 | min(most - s3, 15u) << 27;
-        stages.factors(finished)[row] = __uint_as_float((most > 6 ? most - 6 : 0) << 23);
+        stages.entries(finished)[row] = s;
       }
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -247,10 +281,15 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
     int64_t row_step = int64_t{place(row0 + kRowStep) - place(row0)} * row_bytes;
     // Rows kRowStep apart lie in the same matrix: kRowStep is a multiple of 16.
     const uint8_t *low, *high;
+    uint32_t most[2] = {};  // in all four bytes
     {
       const int64_t a = first_row + place(thread), b = first_row + place(thread + 128);
       low = matrix(e, thread).scale + (kShared ? a / 128 : a) * scale_row;
       high = matrix(e, thread).scale + (kShared ? b / 128 : b) * scale_row;
+      if constexpr (!kShared) {
+        most[0] = *p.most_of(tile.expert, thread >> 3 & 1, static_cast<int>(a), kGateUp) * 0x01010101u;
+        most[1] = *p.most_of(tile.expert, thread >> 3 & 1, static_cast<int>(b), kGateUp) * 0x01010101u;
+      }
     }
     int token[kTileTokens / 16];  // rows of `in`
     const uint8_t* token_part_of_row = p.in + thread % 8 * 16;
@@ -259,7 +298,7 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
       const int place_in_list = tile.begin + min(thread / 8 + 16 * i, tile.count - 1);
       token[i] = kShared ? static_cast<int>(p.in_first) + place_in_list : p.in_row ? p.in_row[place_in_list] : place_in_list;
     }
-    const int token_rows = tile.count <= kFewTokens ? kFewTokens : kTileTokens;
+    const int token_rows = (tile.count + 31) / 32 * 32;
     for (int block = 0; block < blocks; ++block) {
       barrier_wait(&bars.empty[stage], parity);
       std::byte* weights = stages.weights(stage);
@@ -282,8 +321,8 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
       }
 #pragma unroll
       for (int i = 0; i + 1 < S::kAhead; ++i) scales[i][0] = scales[i + 1][0], scales[i][1] = scales[i + 1][1];
-      scales[S::kAhead - 1][0] = read_scales(low + block * (kShared ? 1 : 4));
-      scales[S::kAhead - 1][1] = read_scales(high + block * (kShared ? 1 : 4));
+      scales[S::kAhead - 1][0] = read_scales(low + block * (kShared ? 1 : 4), most[0]);
+      scales[S::kAhead - 1][1] = read_scales(high + block * (kShared ? 1 : 4), most[1]);
       ++issued;
       if (++stage == S::kCount) stage = 0, parity ^= 1;
     }
@@ -309,16 +348,16 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
   const int group = static_cast<int>(threadIdx.x) / 128, warp = static_cast<int>(threadIdx.x) / 32 % 4, lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4, t = lane % 4;
   float sum[2][N / 2] = {};
-  for (int block = 0; block < p.cols / 128; ++block) {
-    barrier_wait(&bars.full[stage], parity);
-    const uint64_t tokens = swizzled_rows(stages.tokens(stage));
+  const int row = group * 128 + warp * 16 + g;  // and 8 more, and 64 more
+  if constexpr (kShared) {
+    for (int block = 0; block < p.cols / 128; ++block) {
+      barrier_wait(&bars.full[stage], parity);
+      const uint64_t tokens = swizzled_rows(stages.tokens(stage));
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = group * 128 + half * 64 + warp * 16 + g;
-      float part[N / 2];
-      uint32_t a[4][4];
-      if constexpr (kShared) {
-        const std::byte* codes = stages.weights(stage) + row * S::kRowBytes;
+      for (int half = 0; half < 2; ++half) {
+        float part[N / 2];
+        uint32_t a[4][4];
+        const std::byte* codes = stages.weights(stage) + (row + 64 * half) * S::kRowBytes;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int at = ((2 * t + i) ^ (g & 1)) * 16;
@@ -329,34 +368,64 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
         multiply_begin();
 #pragma unroll
         for (int j = 0; j < 4; ++j) multiply_e4m3(part, a[j], tokens + static_cast<uint64_t>(2 * j), j);
-      } else {
-        const std::byte* codes = stages.weights(stage) + row * S::kRowBytes + 16 * t;
+        multiply_commit();
+        const float top_factor = stages.factors(stage)[row + 64 * half], low_factor = stages.factors(stage)[row + 64 * half + 8];
+        multiply_wait(part);
+#pragma unroll
+        for (int i = 0; i < N / 2; i += 4) {
+          sum[half][i] = fmaf(part[i], top_factor, sum[half][i]);
+          sum[half][i + 1] = fmaf(part[i + 1], top_factor, sum[half][i + 1]);
+          sum[half][i + 2] = fmaf(part[i + 2], low_factor, sum[half][i + 2]);
+          sum[half][i + 3] = fmaf(part[i + 3], low_factor, sum[half][i + 3]);
+        }
+      }
+      __syncwarp();
+      if (lane == 0) barrier_arrive(&bars.empty[stage]);
+      if (++stage == S::kCount) stage = 0, parity ^= 1;
+    }
+  } else {
+    // One warpgroup converts while the other's products run.
+    for (int block = 0; block < p.cols / 128; ++block) {
+      barrier_wait(&bars.full[stage], parity);
+      const uint64_t tokens = swizzled_rows(stages.tokens(stage));
+      uint32_t a[2][4][4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const std::byte* codes = stages.weights(stage) + (row + 64 * half) * S::kRowBytes + 16 * t;
         const uint4 top = *reinterpret_cast<const uint4*>(codes), low = *reinterpret_cast<const uint4*>(codes + 8 * S::kRowBytes);
-        const auto* entries = reinterpret_cast<const uint8_t*>(stages.entries(stage) + row) + t;
+        const auto* entries = reinterpret_cast<const uint8_t*>(stages.entries(stage) + row + 64 * half) + t;
         const uint2 top_table = *reinterpret_cast<const uint2*>(table + entries[0]), low_table = *reinterpret_cast<const uint2*>(table + entries[32]);
         const uint32_t top_words[4] = {top.x, top.y, top.z, top.w}, low_words[4] = {low.x, low.y, low.z, low.w};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          e2m1_to_e4m3(top_words[j], top_table, a[j][0], a[j][2]);
-          e2m1_to_e4m3(low_words[j], low_table, a[j][1], a[j][3]);
-          multiply_begin();
-          multiply_e4m3(part, a[j], tokens + static_cast<uint64_t>(2 * j), j);
+          e2m1_to_e4m3(top_words[j], top_table, a[half][j][0], a[half][j][2]);
+          e2m1_to_e4m3(low_words[j], low_table, a[half][j][1], a[half][j][3]);
         }
       }
-      multiply_commit();
-      const float top_factor = stages.factors(stage)[row], low_factor = stages.factors(stage)[row + 8];
-      multiply_wait(part);
+      multiply_begin();
 #pragma unroll
-      for (int i = 0; i < N / 2; i += 4) {
-        sum[half][i] = fmaf(part[i], top_factor, sum[half][i]);
-        sum[half][i + 1] = fmaf(part[i + 1], top_factor, sum[half][i + 1]);
-        sum[half][i + 2] = fmaf(part[i + 2], low_factor, sum[half][i + 2]);
-        sum[half][i + 3] = fmaf(part[i + 3], low_factor, sum[half][i + 3]);
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) multiply_e4m3(sum[half], a[half][j], tokens + static_cast<uint64_t>(2 * j), 1);
       }
+      multiply_commit();
+      multiply_wait(sum[0]);
+      multiply_wait(sum[1]);
+      if (lane == 0) barrier_arrive(&bars.empty[stage]);
+      if (++stage == S::kCount) stage = 0, parity ^= 1;
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&bars.empty[stage]);
-    if (++stage == S::kCount) stage = 0, parity ^= 1;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int top_row = row + 64 * half, low_row = top_row + 8;
+      const int first_row = row_tile * (kGateUp ? kTileRows / 2 : kTileRows);
+      auto factor = [&](int r) {
+        const uint32_t most = *p.most_of(tile.expert, r >> 3 & 1, first_row + (kGateUp ? (r >> 4) * 8 + (r & 7) : r), kGateUp);
+        return __uint_as_float((most > 6 ? most - 6 : 0) << 23);
+      };
+      const float top_factor = factor(top_row), low_factor = factor(low_row);
+#pragma unroll
+      for (int i = 0; i < N / 2; i += 4) sum[half][i] *= top_factor, sum[half][i + 1] *= top_factor, sum[half][i + 2] *= low_factor, sum[half][i + 3] *= low_factor;
+    }
   }
 
   // Neighbours in g exchange, so that each stores two neighbouring outputs of one token.
@@ -431,8 +500,14 @@ __global__ __launch_bounds__(384, 1) void product_kernel(const __grid_constant__
         token_scale[turn][threadIdx.x] = p.in_scale[kShared ? p.in_first + place : p.in_row ? p.in_row[place] : place];
       }
       const auto* entries = reinterpret_cast<const std::byte*>(table);
-      if (tile.count <= kFewTokens) consume<kGateUp, kShared, kFewTokens>(p, stages, bars, entries, token_scale[turn], tile, at % p.row_tiles, stage, parity);
-      else consume<kGateUp, kShared, kTileTokens>(p, stages, bars, entries, token_scale[turn], tile, at % p.row_tiles, stage, parity);
+      auto consume_up_to = [&](auto tokens) {
+        consume<kGateUp, kShared, decltype(tokens)::value>(p, stages, bars, entries, token_scale[turn], tile, at % p.row_tiles, stage, parity);
+      };
+      if (tile.count <= 32) consume_up_to(std::integral_constant<int, 32>());
+      else if (tile.count <= 64) consume_up_to(std::integral_constant<int, 64>());
+      else if (tile.count <= 96) consume_up_to(std::integral_constant<int, 96>());
+      else if (tile.count <= 112) consume_up_to(std::integral_constant<int, 112>());
+      else consume_up_to(std::integral_constant<int, 128>());
     }
   }
 }
@@ -481,12 +556,12 @@ __global__ __launch_bounds__(256) void combine_kernel(Combination c) {
 // ---- the launches ----
 
 template <class... Formal, class... Actual>
-void launch(CudaContext& context, void (*kernel)(Formal...), int64_t blocks, int threads, size_t shared, Actual... args) {
+void launch(CudaContext& context, void (*kernel)(Formal...), dim3 blocks, int threads, size_t shared, Actual... args) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(blocks);
+  config.gridDim = blocks;
   config.blockDim = static_cast<unsigned>(threads);
   config.dynamicSmemBytes = shared;
   config.stream = context.stream;
@@ -500,7 +575,7 @@ void launch_product(CudaContext& context, const Product& p) {
   constexpr int kBytes = Stages<kShared>::kCount * Stages<kShared>::kBytes;
   static const cudaError_t allowed = cudaFuncSetAttribute(product_kernel<kGateUp, kShared>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   KVASIR_CHECK(allowed == cudaSuccess, "{}", cudaGetErrorString(allowed));
-  launch(context, product_kernel<kGateUp, kShared>, context.sm_count, 384, kBytes, p);
+  launch(context, product_kernel<kGateUp, kShared>, static_cast<unsigned>(context.sm_count), 384, kBytes, p);
 }
 
 void prefill_chunk(CudaContext& context, const ExpertsArgs& a, int64_t first, int64_t tokens) {
@@ -510,12 +585,15 @@ void prefill_chunk(CudaContext& context, const ExpertsArgs& a, int64_t first, in
   Sorting s{a.experts.row(first), a.experts.stride(0), static_cast<int>(tokens), static_cast<int>(k), static_cast<int>(experts),
             scratch.take<int32_t>(experts), scratch.take<int32_t>(pairs), scratch.take<int32_t>(pairs),
             scratch.take<Tile>(experts + pairs / kTileTokens), scratch.take<int32_t>(1)};
-  launch(context, count_kernel, experts, 256, 0, s);
-  launch(context, place_kernel, experts, 256, 0, s);
+  launch(context, count_kernel, static_cast<unsigned>(experts), 256, 0, s);
+  launch(context, place_kernel, static_cast<unsigned>(experts), 256, 0, s);
+  auto* row_most = scratch.take<uint8_t>(experts * (2 * inner + dim));
+  launch(context, row_scales_kernel, dim3(16, static_cast<unsigned>(experts)), 256, 0,
+         RowScales{a.routed.data(), s.counts, static_cast<int>(inner), static_cast<int>(dim), row_most});
 
   auto* x = scratch.take<uint32_t>(tokens * dim / 4);
   auto* x_scale = scratch.take<float>(tokens);
-  launch(context, round_rows_kernel<float>, tokens, 128, 0, a.x.row(first), a.x.stride(0), static_cast<int>(dim), x, x_scale);
+  launch(context, round_rows_kernel<float>, static_cast<unsigned>(tokens), 128, 0, a.x.row(first), a.x.stride(0), static_cast<int>(dim), x, x_scale);
 
   // y comes after hidden has become e4m3: they share their memory.
   auto* wide = scratch.take<__nv_bfloat16>((pairs + tokens) * std::max(dim, inner));
@@ -534,11 +612,14 @@ void prefill_chunk(CudaContext& context, const ExpertsArgs& a, int64_t first, in
   p.cols = static_cast<int>(dim);
   p.out_cols = static_cast<int>(inner);
   p.row_tiles = static_cast<int>(inner * 2 / kTileRows);
+  p.row_most = row_most;
+  p.inner = static_cast<int>(inner);
+  p.dim = static_cast<int>(dim);
   p.limit = a.limit;
   launch_product<true, false>(context, p);
   p.out_first = pairs;
   launch_product<true, true>(context, p);
-  launch(context, round_rows_kernel<__nv_bfloat16>, pairs + tokens, 128, 0, wide, inner, static_cast<int>(inner), hidden, hidden_scale);
+  launch(context, round_rows_kernel<__nv_bfloat16>, static_cast<unsigned>(pairs + tokens), 128, 0, wide, inner, static_cast<int>(inner), hidden, hidden_scale);
 
   p.in = reinterpret_cast<const uint8_t*>(hidden);
   p.in_scale = hidden_scale;
@@ -550,7 +631,7 @@ void prefill_chunk(CudaContext& context, const ExpertsArgs& a, int64_t first, in
   launch_product<false, false>(context, p);
   p.in_first = p.out_first = pairs;
   launch_product<false, true>(context, p);
-  launch(context, combine_kernel, tokens, 256, 0,
+  launch(context, combine_kernel, static_cast<unsigned>(tokens), 256, 0,
          Combination{a.experts.row(first), a.weights.row(first), a.experts.stride(0), a.weights.stride(0), s.place_of, wide, a.out.row(first), a.out.stride(0),
                      static_cast<int>(tokens), static_cast<int>(k), static_cast<int>(dim)});
 }
