@@ -156,10 +156,12 @@ struct ExpandedKeys {
     fx = row_factor(mx);
     fy = row_factor(my);
   }
-  // Everything is computed here and not where it is used, which would be behind the product that it should run beside.
+  // Everything is computed here and not where it is used, which would be behind the product that it should
+  // run beside.
   __device__ __forceinline__ void pin() {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3]) : : "memory");
+    for (int i = 0; i < 4; ++i)
+      asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3]) : : "memory");
   }
 };
 
@@ -191,7 +193,8 @@ struct QueryLoads {
 };
 
 // Queries of one sequence's tokens to shared memory, the first token's from `loads`. All threads.
-__device__ void store_queries(const ScanCall& c, const SequenceSpan& span, QueryLoads& loads, uint8_t* query, ScanShared& s) {
+__device__ void store_queries(const ScanCall& c, const SequenceSpan& span, QueryLoads& loads, uint8_t* query,
+                              ScanShared& s) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tokens = static_cast<int>(span.tokens);
   named_barrier(1, kScanThreads);  // the last sequence's queries are done with
   loads.store(c, span.first_row, query, s.factor[0]);
