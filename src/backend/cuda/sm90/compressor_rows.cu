@@ -26,6 +26,12 @@ __device__ __forceinline__ float4 add4(float4 a, float4 b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }
 
+// What is read once leaves the first cache to ape.
+__device__ __forceinline__ float4 stream4(const float* p) {
+  uint4 x = stream_16(reinterpret_cast<uint64_t>(p));
+  return {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w)};
+}
+
 // kv and z = score + ape of four channels of consecutive tokens: first the addresses are chosen, then
 // everything is loaded at once. Tokens before the sequence count for nothing.
 template <int kTokens>
@@ -46,8 +52,8 @@ struct TokenChannels {
       int64_t row = s.span.first_row + max(p - start, 0);
       const float* ring =
           tail + static_cast<uint32_t>(max(p, 0)) % static_cast<uint32_t>(c.tail_capacity) * (2 * width) + at;
-      kv[i] = load4(kept ? ring : c.kv + row * c.kv_row + at);
-      z[i] = load4(kept ? ring + width : c.score + row * c.score_row + at);
+      kv[i] = stream4(kept ? ring : c.kv + row * c.kv_row + at);
+      z[i] = stream4(kept ? ring + width : c.score + row * c.score_row + at);
       ape[i] = load4(c.ape + (p & (kRatio - 1)) * width + at);
     }
 #pragma unroll

@@ -39,12 +39,13 @@ __device__ __forceinline__ uint32_t permute_bytes(uint32_t low, uint32_t high, u
   return r;
 }
 
-// Eight e2m1 nibbles to e4m3: nibbles 0..3 to `low`, 4..7 to `high`. The shifts are multiplications, for which a pipe is
-// idle; prmt looks at the low 16 bits of its selector only.
+// Eight e2m1 nibbles to e4m3: nibbles 0..3 to `low`, 4..7 to `high`. The shifts are multiplications, for
+// which a pipe is idle; prmt looks at the low 16 bits of its selector only.
 __device__ __forceinline__ void expand_nibbles(uint32_t x, uint2 table, uint32_t& low, uint32_t& high) {
   uint32_t magnitude = x & 0x77777777u, up = x * 16;
   low = permute_bytes(table.x, table.y, magnitude) | (permute_bytes(up, x, 0x5140) & 0x80808080u);
-  high = permute_bytes(table.x, table.y, __umulhi(magnitude, 1u << 16)) | (permute_bytes(up, x, 0x7362) & 0x80808080u);
+  high = permute_bytes(table.x, table.y, __umulhi(magnitude, 1u << 16)) |
+         (permute_bytes(up, x, 0x7362) & 0x80808080u);
 }
 
 // The value of a scale byte; 2^-127 counts as nothing.

@@ -65,7 +65,9 @@ __device__ __forceinline__ void copy_wait() {
 // Loads of bytes that are used once, in the order of the program.
 __device__ __forceinline__ uint4 stream_16(uint64_t address) {
   uint4 r;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(address));
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+               : "l"(address));
   return r;
 }
 __device__ __forceinline__ uint32_t load_byte(uint64_t address) {

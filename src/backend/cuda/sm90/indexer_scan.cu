@@ -156,27 +156,51 @@ struct ExpandedKeys {
     fx = row_factor(mx);
     fy = row_factor(my);
   }
-  // Everything is computed here and not where it is used, which would be behind the product that it should run beside.
+  // Everything is computed here and not where it is used, which would be behind the product that it should
+  // run beside.
   __device__ __forceinline__ void pin() {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3]) : : "memory");
+    for (int i = 0; i < 4; ++i)
+      asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3]) : : "memory");
   }
 };
 
-// Queries of one sequence's tokens to shared memory. All math threads.
-__device__ void load_queries(const ScanCall& c, const SequenceSpan& span, uint8_t* query, ScanShared& s) {
+// One token's queries on their way, four heads a warp.
+struct QueryLoads {
+  static constexpr int kHeads = kIndexHeads / (kScanThreads / 32);
+  float4 x[kHeads];
+  float weight[kHeads];
+
+  __device__ __forceinline__ void start(const ScanCall& c, int64_t row) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i) {
+      int head = warp * kHeads + i;
+      x[i] = reinterpret_cast<const float4*>(c.q + row * c.q_token + head * kIndexDim)[lane];
+      weight[i] = c.weight[row * c.weight_token + head];
+    }
+  }
+  __device__ __forceinline__ void store(const ScanCall& c, int64_t row, uint8_t* query, float* factors) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i) {
+      int head = warp * kHeads + i;
+      if (c.table != nullptr) x[i] = transform_query(x[i], c.table + row * 64, lane);
+      float factor = store_query_head(query, head, x[i], lane);
+      if (lane == 0) factors[head] = factor * (weight[i] * c.weight_scale);
+    }
+  }
+};
+
+// Queries of one sequence's tokens to shared memory, the first token's from `loads`. All threads.
+__device__ void store_queries(const ScanCall& c, const SequenceSpan& span, QueryLoads& loads, uint8_t* query,
+                              ScanShared& s) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tokens = static_cast<int>(span.tokens);
   named_barrier(1, kScanThreads);  // the last sequence's queries are done with
-#pragma unroll 4
-  for (int i = warp; i < tokens * kIndexHeads; i += kScanThreads / 32) {
-    int token = i / kIndexHeads, head = i % kIndexHeads;
-    const float* q = c.q + (span.first_row + token) * c.q_token + head * kIndexDim;
-    float4 x = reinterpret_cast<const float4*>(q)[lane];
-    if (c.table != nullptr) x = transform_query(x, c.table + (span.first_row + token) * 64, lane);
-    float factor = store_query_head(query + token * kIndexHeads * kIndexDim, head, x, lane);
-    if (lane == 0)
-      s.factor[token][head] =
-          factor * (c.weight[(span.first_row + token) * c.weight_token + head] * c.weight_scale);
+  loads.store(c, span.first_row, query, s.factor[0]);
+  for (int token = 1; token < tokens; ++token) {
+    loads.start(c, span.first_row + token);
+    loads.store(c, span.first_row + token, query + token * kIndexHeads * kIndexDim, s.factor[token]);
   }
   fence_async_shared();
   named_barrier(1, kScanThreads);
@@ -271,15 +295,17 @@ __device__ __forceinline__ void run_block(const ScanCall& c, uint8_t* query, Sca
     int first = s.first_tile[sequence], end = min(run.end, s.first_tile[sequence + 1]);
     if (at >= end) continue;
     SequenceSpan span = c.sequences[sequence].span;
+    // Up to here only the batch was read.
+    if (at == run.begin) wait_for_previous_kernels();
+    QueryLoads queries;
+    queries.start(c, span.first_row);
     // The groups take turns from the start of a sequence's run.
     int tile = at - first + group;
     KeyLoads loads(c, sequence, tile);
-    // Up to here only the batch was read.
-    if (at == run.begin) wait_for_previous_kernels();
     RawKeys even, odd;
     loads.load(even);
     loads.load(odd);
-    load_queries(c, span, query, s);
+    store_queries(c, span, queries, query, s);
     score_tiles<kOneToken>(c, span, loads, tile, end - first, query, s, even, odd);
     at = end;
   }

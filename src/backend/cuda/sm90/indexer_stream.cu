@@ -26,10 +26,13 @@ constexpr int kWarpKeys = 16;
 constexpr int kStages = 3;
 constexpr int kEpoch = 2048;       // keys
 constexpr int kCandidates = 4096;  // of a list
-constexpr int kMaxTopk = 1024;     // a list of kCandidates - kEpoch holds them
+constexpr int kMaxTopk = 1024;
+constexpr int kCutAbove = kCandidates - kEpoch;  // a longer list could overflow in the next epoch
+static_assert(kMaxTopk <= kCutAbove);
 constexpr int kMaxSequences = 512;
 
-using Select = Selection<kThreads, kCandidates / kThreads>;
+// Each warpgroup cuts lists of its own.
+using Select = Selection<128, kCandidates / 128>;
 
 struct StreamCall {
   const float* q;
@@ -58,8 +61,7 @@ struct StreamShared {
   int count[kQueries];
   int visible[kQueries];
   uint2 tables[kScaleTables];
-  Select::Shared select;
-  int32_t order[kMaxTopk];
+  Select::Shared select[kGroups];
   int first_block[kMaxSequences + 1];
 };
 
@@ -119,26 +121,27 @@ __device__ void load_queries(const StreamCall& c, const Job& job, StreamShared<k
   __syncthreads();
 }
 
-// Cuts the list of query i to its k best and sets the threshold; all threads. The list holds more than k.
+// Cuts the list of query i to its k best and sets the threshold; one warpgroup. The list holds more than k.
 template <int kQueries>
 __device__ void cut_list(uint2* list, int i, int k, StreamShared<kQueries>& s) {
-  constexpr int kEach = kCandidates / kThreads;
+  constexpr int kEach = kCandidates / 128;
+  Select::Shared& select = s.select[threadIdx.x / 128];
   int count = s.count[i];
   uint32_t key[kEach], entry[kEach];
 #pragma unroll
   for (int j = 0; j < kEach; ++j) {
-    int at = static_cast<int>(threadIdx.x) + j * kThreads;
+    int at = Select::thread() + j * 128;
     uint2 x = at < count ? list[at] : uint2{0, 0};
     key[j] = x.x;
     entry[j] = x.y;
   }
-  Select::Threshold t = Select::find_threshold(key, k, min(count, kThreads), s.select);
+  Select::Threshold t = Select::find_threshold(key, k, min(count, 128), select);
   if (t.ties > 0) {  // lowest entries first
     uint32_t late[kEach];
 #pragma unroll
     for (int j = 0; j < kEach; ++j) late[j] = key[j] == t.key && key[j] != 0 ? ~entry[j] : 0;
-    __syncthreads();
-    Select::Threshold u = Select::find_threshold(late, t.ties, 0, s.select);
+    Select::sync();
+    Select::Threshold u = Select::find_threshold(late, t.ties, 0, select);
 #pragma unroll
     for (int j = 0; j < kEach; ++j)
       if (key[j] == t.key && late[j] <= u.key) key[j] = 0;
@@ -148,41 +151,42 @@ __device__ void cut_list(uint2* list, int i, int k, StreamShared<kQueries>& s) {
 #pragma unroll
   for (int j = 0; j < kEach; ++j)
     if (key[j] > t.key) lowest = min(lowest, key[j]);
-  Select::write_chosen(key, t, s.select, [&](int place, int j) { list[place] = {key[j], entry[j]}; });
+  Select::write_chosen(key, t, select, [&](int place, int j) { list[place] = {key[j], entry[j]}; });
   lowest = __reduce_min_sync(0xffffffffu, lowest);
-  if (threadIdx.x % 32 == 0) s.select.warp_lo[threadIdx.x / 32] = lowest;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    for (int w = 1; w < kWarps; ++w) lowest = min(lowest, s.select.warp_lo[w]);
+  if (threadIdx.x % 32 == 0) select.warp_lo[Select::thread() / 32] = lowest;
+  Select::sync();
+  if (Select::thread() == 0) {
+    lowest = min(min(select.warp_lo[0], select.warp_lo[1]), min(select.warp_lo[2], select.warp_lo[3]));
     s.threshold[i] = score_of(lowest);
     s.count[i] = k;
   }
-  __syncthreads();
+  Select::sync();
 }
 
-// Writes the row of query i from its list, in order of entries; all threads. The list holds at most k.
+// Writes the row of query i from its list, in order of entries; one warpgroup. The list holds at most k.
 template <int kQueries>
 __device__ void write_row(const StreamCall& c, const uint2* list, int64_t row, int i,
                           StreamShared<kQueries>& s) {
-  int count = s.count[i];
-  for (int j = threadIdx.x; j < kMaxTopk; j += kThreads)
-    s.order[j] = j < count ? static_cast<int32_t>(list[j].y) : 0x7fffffff;
-  __syncthreads();
+  int count = s.count[i], *order = s.select[threadIdx.x / 128].count;
+  static_assert(kMaxTopk <= Select::kBins);
+  for (int j = Select::thread(); j < kMaxTopk; j += 128)
+    order[j] = j < count ? static_cast<int32_t>(list[j].y) : 0x7fffffff;
+  Select::sync();
   int32_t* out = c.selected + row * c.selected_stride;
-  for (int j = threadIdx.x; j < c.topk; j += kThreads) {
+  for (int j = Select::thread(); j < c.topk; j += 128) {
     if (j >= count) {
       out[j] = -1;
       continue;
     }
-    int32_t mine = s.order[j];
+    int32_t mine = order[j];
     int place = 0;
     for (int n = 0; n < count; n += 4) {  // what lies behind count is larger than all
-      int4 other = *reinterpret_cast<const int4*>(&s.order[n]);
+      int4 other = *reinterpret_cast<const int4*>(&order[n]);
       place += (other.x < mine) + (other.y < mine) + (other.z < mine) + (other.w < mine);
     }
     out[place] = mine;
   }
-  __syncthreads();
+  Select::sync();
 }
 
 // This warp's copies of tiles group, group + kGroups, ... of the job, several ahead of the products.
@@ -298,16 +302,17 @@ __device__ void run_job(const StreamCall& c, const Job& job, uint2* lists, Strea
       }
     }
     __syncthreads();
-    for (int i = 0; i < job.tokens; ++i) {
+    for (int i = group; i < job.tokens; i += kGroups) {
       bool last = end == tiles;
-      if (s.count[i] > (last ? c.topk : kCandidates - kEpoch))
-        cut_list(lists + i * kCandidates, i, c.topk, s);
-      if (last) write_row(c, lists + i * kCandidates, job.first_row + i, i, s);
+      uint2* list = lists + i * kCandidates;
+      if (s.count[i] > (last ? c.topk : kCutAbove)) cut_list(list, i, c.topk, s);
+      if (last) write_row(c, list, job.first_row + i, i, s);
     }
-    __syncthreads();  // all have seen the counts
+    __syncthreads();
   }
   if (tiles == 0)
-    for (int i = 0; i < job.tokens; ++i) write_row(c, lists + i * kCandidates, job.first_row + i, i, s);
+    for (int i = group; i < job.tokens; i += kGroups)
+      write_row(c, lists + i * kCandidates, job.first_row + i, i, s);
   __syncthreads();
 }
 

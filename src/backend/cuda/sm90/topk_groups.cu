@@ -2,10 +2,11 @@
 // then the k best of their 16 k entries. Nothing outside of those groups can be among the k best: k maxima
 // are at least as large, and where one is equal its entry lies before.
 //
-// A selection holds up to 16 values a thread, four from each of up to four chunks of 4096, so that loads are wide; chunk,
-// thread and place give the order of their numbers. The k-th value is found by counting those above a sure lower bound in
-// 2048 bins of their sortable bits, then those in the bin that it falls in, and so on until that bin is wholly in, all
-// equal, or small enough to be ranked. Everything is integer counting: the result does not depend on timing.
+// A selection holds up to 16 values a thread, four from each of up to four chunks of 4096, so that loads are
+// wide; chunk, thread and place give the order of their numbers. The k-th value is found by counting those
+// above a sure lower bound in 2048 bins of their sortable bits, then those in the bin that it falls in, and
+// so on until that bin is wholly in, all equal, or small enough to be ranked. Everything is integer counting:
+// the result does not depend on timing.
 #include "backend/cuda/sm90/indexer_launch.h"
 #include "backend/cuda/sm90/indexer_ptx.cuh"
 #include "backend/cuda/sm90/topk_rows.cuh"
@@ -42,7 +43,9 @@ struct Threshold {
 
 using Values = float[4 * kChunks];  // -inf where there is none
 
-__device__ __forceinline__ float value_of(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
+__device__ __forceinline__ float value_of(uint32_t key) {
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
 
 // Clears the bins between uses; its writes are seen after the next barrier.
 __device__ __forceinline__ void clear(SelectShared& s) {
@@ -52,13 +55,17 @@ __device__ __forceinline__ void clear(SelectShared& s) {
 }
 
 // The range of keys that the k-th of `size` values is in; ends behind a barrier.
-__device__ __forceinline__ void bound_range(const Values& v, int size, int k, SelectShared& s, uint32_t& lo, uint32_t& hi) {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunks = (size + kChunk - 1) / kChunk, held = min((size + 3) / 4, kThreads);
+__device__ __forceinline__ void bound_range(const Values& v, int size, int k, SelectShared& s, uint32_t& lo,
+                                            uint32_t& hi) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunks = (size + kChunk - 1) / kChunk,
+      held = min((size + 3) / 4, kThreads);
   float most = v[0], least = INFINITY;
 #pragma unroll
   for (int i = 0; i < kChunks; ++i)
-    if (i < chunks) most = fmaxf(most, fmaxf(fmaxf(v[4 * i], v[4 * i + 1]), fmaxf(v[4 * i + 2], v[4 * i + 3])));
-  // Sets of neighbouring threads, at least k of them, have each a value as large as the smallest of their maxima.
+    if (i < chunks)
+      most = fmaxf(most, fmaxf(fmaxf(v[4 * i], v[4 * i + 1]), fmaxf(v[4 * i + 2], v[4 * i + 3])));
+  // Sets of neighbouring threads, at least k of them, have each a value as large as the smallest of their
+  // maxima.
   int set = 0;
   if (held >= k) {
     set = 1;
@@ -107,7 +114,8 @@ __device__ Threshold find_threshold(const Values& v, int size, int k, SelectShar
     int inclusive = warp_inclusive_sum(bins.x + bins.y);
     if (lane == 31) s.warp_part[warp] = inclusive;
     __syncthreads();
-    int before = __reduce_add_sync(0xffffffffu, lane < warp ? s.warp_part[lane] : 0) + inclusive - bins.x - bins.y;
+    int before =
+        __reduce_add_sync(0xffffffffu, lane < warp ? s.warp_part[lane] : 0) + inclusive - bins.x - bins.y;
     if (before < need && need <= before + bins.x + bins.y) {
       bool upper = need <= before + bins.y;
       s.need = need - before - (upper ? 0 : bins.y);
@@ -155,12 +163,14 @@ __device__ Threshold find_threshold(const Values& v, int size, int k, SelectShar
 }
 
 // For each chunk, how many bits of all masks lie before this thread's; four bits of a mask belong to a chunk.
-__device__ __forceinline__ void places_of(uint32_t mask, int chunks, int (&chosen)[kChunks][kWarps], int (&before)[kChunks]) {
+__device__ __forceinline__ void places_of(uint32_t mask, int chunks, int (&chosen)[kChunks][kWarps],
+                                          int (&before)[kChunks]) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   uint32_t counts = (mask & 0x5555u) + (mask >> 1 & 0x5555u);
-  counts = (counts & 0x3333u) + (counts >> 2 & 0x3333u);                                                  // a nibble each
-  counts = (counts & 0xf) | (counts & 0xf0) << 4 | (counts & 0xf00) << 8 | (counts & 0xf000) << 12;         // a byte each
-  auto inclusive = static_cast<uint32_t>(warp_inclusive_sum(static_cast<int>(counts)));                     // at most 128 each
+  counts = (counts & 0x3333u) + (counts >> 2 & 0x3333u);  // a nibble each
+  counts =
+      (counts & 0xf) | (counts & 0xf0) << 4 | (counts & 0xf00) << 8 | (counts & 0xf000) << 12;  // a byte each
+  auto inclusive = static_cast<uint32_t>(warp_inclusive_sum(static_cast<int>(counts)));  // at most 128 each
   if (lane == 31) {
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) chosen[i][warp] = static_cast<int>(inclusive >> 8 * i & 255);
@@ -172,14 +182,17 @@ __device__ __forceinline__ void places_of(uint32_t mask, int chunks, int (&chose
   for (int i = 0; i < kChunks; ++i) {
     if (i >= chunks) break;
     int part = chosen[i][lane];
-    before[i] = sum + __reduce_add_sync(0xffffffffu, lane < warp ? part : 0) + static_cast<int>(own >> 8 * i & 255);
+    before[i] =
+        sum + __reduce_add_sync(0xffffffffu, lane < warp ? part : 0) + static_cast<int>(own >> 8 * i & 255);
     sum += __reduce_add_sync(0xffffffffu, part);
   }
 }
 
-// Calls write(place, j) for each chosen value v[j] of this thread, places in the order of the values' numbers.
+// Calls write(place, j) for each chosen value v[j] of this thread, places in the order of the values'
+// numbers.
 template <class Write>
-__device__ __forceinline__ void write_chosen(const Values& v, int size, Threshold t, SelectShared& s, Write write) {
+__device__ __forceinline__ void write_chosen(const Values& v, int size, Threshold t, SelectShared& s,
+                                             Write write) {
   int chunks = (size + kChunk - 1) / kChunk, before[kChunks];
   uint32_t mask = 0, equal = 0;
 #pragma unroll
@@ -194,7 +207,8 @@ __device__ __forceinline__ void write_chosen(const Values& v, int size, Threshol
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
       if (i >= chunks) break;
-      for (uint32_t left = equal >> 4 * i & 15; left != 0 && before[i] < t.ties; left &= left - 1, ++before[i])
+      for (uint32_t left = equal >> 4 * i & 15; left != 0 && before[i] < t.ties;
+           left &= left - 1, ++before[i])
         mask |= (left & -left) << 4 * i;
     }
   }
@@ -202,7 +216,8 @@ __device__ __forceinline__ void write_chosen(const Values& v, int size, Threshol
 #pragma unroll
   for (int i = 0; i < kChunks; ++i) {
     if (i >= chunks) break;
-    for (uint32_t left = mask >> 4 * i & 15; left != 0; left &= left - 1) write(before[i]++, 4 * i + __ffs(static_cast<int>(left)) - 1);
+    for (uint32_t left = mask >> 4 * i & 15; left != 0; left &= left - 1)
+      write(before[i]++, 4 * i + __ffs(static_cast<int>(left)) - 1);
   }
 }
 
@@ -219,7 +234,8 @@ __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, co
   __shared__ SelectShared s;
   // The batch was there before the kernel that wrote the scores.
   int64_t row = c.first_row + blockIdx.x;
-  int n = static_cast<int>(visible_entries(c, row)), groups = (n + kGroup - 1) / kGroup, thread = static_cast<int>(threadIdx.x);
+  int n = static_cast<int>(visible_entries(c, row)), groups = (n + kGroup - 1) / kGroup,
+      thread = static_cast<int>(threadIdx.x);
   const float* scores = c.scores + blockIdx.x * c.capacity;
   int32_t* out = c.selected + row * c.selected_stride;
   wait_for_previous_kernels();
@@ -233,9 +249,11 @@ __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, co
   if (!whole) {
     const float* maxima = group_max + blockIdx.x * (c.capacity / kGroup);
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i) take_four(v, i, maxima + i * kChunk + 4 * thread, groups - i * kChunk - 4 * thread);
+    for (int i = 0; i < kChunks; ++i)
+      take_four(v, i, maxima + i * kChunk + 4 * thread, groups - i * kChunk - 4 * thread);
     Threshold t = find_threshold(v, groups, c.topk, s);
-    write_chosen(v, groups, t, s, [&](int place, int j) { s.groups[place] = j / 4 * kChunk + 4 * thread + j % 4; });
+    write_chosen(v, groups, t, s,
+                 [&](int place, int j) { s.groups[place] = j / 4 * kChunk + 4 * thread + j % 4; });
     __syncthreads();
   }
   int size = whole ? n : c.topk * kGroup;

@@ -1,23 +1,25 @@
-// Selection of the k largest of values that a block holds in registers.
+// Selection of the k largest of values that a part of a block holds in registers.
 //
-// It counts those above a sure lower bound in 2048 bins of their sortable bits, goes into the bin that the
+// It counts those above a sure lower bound in 1024 bins of their sortable bits, goes into the bin that the
 // k-th falls in, and so on until that bin is wholly in, all equal, or small enough to be ranked. Everything
 // is integer counting: the result does not depend on timing.
 #pragma once
 
+#include "backend/cuda/sm90/indexer_ptx.cuh"
 #include "backend/cuda/sm90/topk_rows.cuh"
 
 namespace kvasir::cuda {
 
-// kThreads threads with kEach values each.
+// kThreads neighbouring threads with kEach values each; a block has as many selections as parts. Barriers 1,
+// 2, ... of the block belong to its parts.
 template <int kThreads, int kEach>
 struct Selection {
-  static constexpr int kBins = 2048;
+  static constexpr int kBins = 1024;
   static constexpr int kRanked = 32;  // a bin of this many is ranked directly
   static constexpr int kBinsEach = kBins / kThreads;
 
   struct Shared {
-    int count[kBins];
+    alignas(16) int count[kBins];
     alignas(16) uint32_t ranked[kRanked];
     int num_ranked;
     int part[32], chosen_part[32];
@@ -25,6 +27,11 @@ struct Selection {
     uint32_t lo, hi;  // of the bin that the k-th is in
     int need, bin_count;
   };
+
+  static __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
+  static __device__ __forceinline__ void sync() {
+    named_barrier(1 + static_cast<int>(threadIdx.x) / kThreads, kThreads);
+  }
 
   // Where the k-th value lies: values above `key` are in, and the first `ties` of those equal to it, of which
   // there are more.
@@ -35,13 +42,13 @@ struct Selection {
 
   static __device__ __forceinline__ void clear(Shared& s) {
 #pragma unroll
-    for (int i = 0; i < kBinsEach; ++i) s.count[threadIdx.x + i * kThreads] = 0;
+    for (int i = 0; i < kBinsEach; ++i) s.count[thread() + i * kThreads] = 0;
   }
 
   // The threshold of the k largest of at least k values, which the first `held` threads hold; empty places
   // hold 0, which no score has. All threads get the same.
   static __device__ Threshold find_threshold(const uint32_t (&key)[kEach], int k, int held, Shared& s) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int warp = thread() / 32, lane = thread() % 32;
     uint32_t largest = 0, smallest = 0xffffffffu;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
@@ -58,32 +65,32 @@ struct Selection {
     uint32_t lo = largest, hi = __reduce_max_sync(0xffffffffu, largest);
     for (int i = 1; i < set; i *= 2) lo = max(lo, __shfl_xor_sync(0xffffffffu, lo, i));
     if (set == 0) lo = smallest;
-    if (set != 0 && threadIdx.x >= held / set * set) lo = 0xffffffffu;
+    if (set != 0 && thread() >= held / set * set) lo = 0xffffffffu;
     lo = __reduce_min_sync(0xffffffffu, lo);
     if (lane == 0) {
       s.warp_lo[warp] = lo;
       s.warp_hi[warp] = hi;
     }
     clear(s);
-    if (threadIdx.x == 0) s.num_ranked = 0;
-    if (threadIdx.x < kRanked) s.ranked[threadIdx.x] = 0;
-    __syncthreads();
+    if (thread() == 0) s.num_ranked = 0;
+    if (thread() < kRanked) s.ranked[thread()] = 0;
+    sync();
     lo = __reduce_min_sync(0xffffffffu, lane < kThreads / 32 ? s.warp_lo[lane] : 0xffffffffu);
     hi = __reduce_max_sync(0xffffffffu, lane < kThreads / 32 ? s.warp_hi[lane] : 0);
     int need = k;
     for (;;) {
-      int shift = max(0, 21 - __clz(hi - lo));  // (hi - lo) >> shift < 2048
+      int shift = max(0, 22 - __clz(hi - lo));  // (hi - lo) >> shift < 1024
 #pragma unroll
       for (int i = 0; i < kEach; ++i)
         if (key[i] >= lo && key[i] <= hi) atomicAdd(&s.count[(key[i] - lo) >> shift], 1);
-      __syncthreads();
+      sync();
       // This thread's bins, the highest first.
-      int first = kBins - kBinsEach * (1 + static_cast<int>(threadIdx.x)), bins[kBinsEach], sum = 0;
+      int first = kBins - kBinsEach * (1 + thread()), bins[kBinsEach], sum = 0;
 #pragma unroll
       for (int i = 0; i < kBinsEach; ++i) sum += bins[i] = s.count[first + kBinsEach - 1 - i];
       int inclusive = warp_inclusive_sum(sum);
       if (lane == 31) s.part[warp] = inclusive;
-      __syncthreads();
+      sync();
       int before = __reduce_add_sync(0xffffffffu, lane < warp ? s.part[lane] : 0) + inclusive - sum;
 #pragma unroll
       for (int i = 0; i < kBinsEach; ++i) {
@@ -95,7 +102,7 @@ struct Selection {
         }
         before += bins[i];
       }
-      __syncthreads();
+      sync();
       need = s.need;
       lo = s.lo;
       hi = s.hi;
@@ -106,7 +113,7 @@ struct Selection {
 #pragma unroll
         for (int i = 0; i < kEach; ++i)
           if (key[i] >= lo && key[i] <= hi) s.ranked[atomicAdd(&s.num_ranked, 1)] = key[i];
-        __syncthreads();
+        sync();
         // Every warp ranks them by itself; places that stayed 0 rank last.
         uint32_t mine = s.ranked[lane];
         int above = 0, equal = 0;
@@ -125,7 +132,7 @@ struct Selection {
         return {result, ties};
       }
       clear(s);
-      __syncthreads();
+      sync();
     }
   }
 
@@ -138,10 +145,10 @@ struct Selection {
       above += key[i] > t.key;
       equal += key[i] == t.key;
     }
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, packed = above | equal << 16,
+    int warp = thread() / 32, lane = thread() % 32, packed = above | equal << 16,
         inclusive = warp_inclusive_sum(packed);
     if (lane == 31) s.chosen_part[warp] = inclusive;
-    __syncthreads();
+    sync();
     int before = __reduce_add_sync(0xffffffffu, lane < warp ? s.chosen_part[lane] : 0) + inclusive - packed;
     int place = before & 0xffff, ties = before >> 16;
     place += min(ties, t.ties);
