@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/backend.h"
+#include "../placed_model.h"
 #include "engine/engine.h"
 #include "model/load.h"
 
@@ -32,11 +32,12 @@ inline std::vector<int32_t> some_prompt(int64_t tokens, int64_t salt = 0) {
 
 inline std::unique_ptr<Engine> make_engine(const Model& model, Numerics numerics, EngineOptions options = {},
                                            int threads = 2) {
-  auto ops = make_ops({BackendKind::kCpu, numerics, {}, threads});
+  auto ops = make_ops({tested_backend(), numerics, {}, threads});
   EXPECT_TRUE(ops) << ops.error().message;
+  const Model& there = placed(model, **ops);
   if (options.cache_bytes == 0) options.cache_bytes = int64_t{1} << 30;
   if (options.snapshot_bytes == 0) options.snapshot_bytes = int64_t{1} << 29;
-  auto engine = Engine::make(model, *std::move(ops), std::move(options));
+  auto engine = Engine::make(there, *std::move(ops), std::move(options));
   EXPECT_TRUE(engine) << engine.error().message;
   return *std::move(engine);
 }

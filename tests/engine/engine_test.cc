@@ -32,8 +32,8 @@ TEST(Engine, AnswersAPromptWithMaxTokensTokens) {
 TEST(Engine, GivesTheTokensThatTheRunnerAloneWouldGive) {
   for (Numerics numerics : {Numerics::kExact, Numerics::kNative}) {
     std::vector<int32_t> prompt = some_prompt(200);
-    auto ops = make_ops({BackendKind::kCpu, numerics, {}, 2});
-    auto runner = Runner::make(nano(), *std::move(ops), {});
+    auto ops = make_ops({tested_backend(), numerics, {}, 2});
+    auto runner = Runner::make(placed(nano(), **ops), *std::move(ops), {});
     ASSERT_TRUE(runner);
     auto sequence = (*runner)->make_sequence();
     std::vector<int32_t> want, input = prompt;
