@@ -349,7 +349,7 @@ TEST_F(ServeTest, ALongPrefillIsFullOfSignsOfLife) {
   s.keep_alive_seconds = 0.1;
   s.step_tokens = 64;
   start(s);
-  Json request = chat(filler(6000), 2);
+  Json request = chat(filler(12000), 2);
   request["stream"] = true;
   std::string text = post("/v1/chat/completions", request).text;
   EXPECT_NE(text.find("[DONE]"), std::string::npos);
@@ -358,7 +358,7 @@ TEST_F(ServeTest, ALongPrefillIsFullOfSignsOfLife) {
   for (size_t at = 0; (at = before.find(": keep-alive\n", at)) != std::string::npos; ++at) ++signs;
   EXPECT_GE(signs, 3u) << "in a prefill of some seconds";
 
-  request["messages"][0]["content"] = "Other. " + filler(6000);
+  request["messages"][0]["content"] = "Other. " + filler(12000);
   request["stream"] = false;
   std::string body = post("/v1/chat/completions", request).text;
   EXPECT_EQ(body.substr(0, 3), "\n\n\n");
