@@ -148,6 +148,12 @@ void bench_generic(CudaContext& context, int64_t dim, int64_t tokens) {
   report("hc_pre" + name, time_graph(context.stream, 16, [&](int) { hc_pre(context, pre); }), 96.0 * 4 * dim + double(tokens) * dim * 20);
   report("hc_post" + name, time_graph(context.stream, 16, [&](int) { hc_post(context, {pre.x, pre.post, pre.comb, streams}); }),
          double(tokens) * dim * 36);
+  View<int32_t, 1> rows(reinterpret_cast<int32_t*>(pool.take(tokens, 0)), {tokens});
+  if (tokens <= 64) {
+    HyperConnectionWeights head{{pre.w.fn.data(), {4, 4 * dim}}, {pre.w.base.data(), {4}}, {pre.w.scale.data(), {1}}};
+    report("hc_head" + name, time_graph(context.stream, 16, [&](int) { hc_head(context, {head, streams, rows, 1e-6f, 1e-6f, pre.x}); }),
+           16.0 * 4 * dim + double(tokens) * dim * 20);
+  }
 }
 
 void bench_heads(CudaContext& context, int64_t heads, int64_t tokens) {

@@ -203,8 +203,8 @@ void select_case(int64_t batch, int64_t entries, int64_t tokens, int topk, int l
     a.selected = {selected, {rows_, topk}};
     return a;
   };
-  double bytes = double(batch) * entries * 68, flop = double(rows_) * entries * 64 * 128 * 2;
-  int calls = std::max(2, std::min(layers * 2, 24));
+  double bytes = double(batch) * entries * 68, flop = double(rows_) * (entries - tokens / 8.) * 64 * 128 * 2;
+  int calls = tokens > 256 ? 2 : std::max(2, std::min(layers * 2, 24));
   char name[128];
   std::snprintf(name, sizeof(name), "%ld x %ld keys, %ld token%s, top %d%s", batch, entries, tokens,
                 tokens > 1 ? "s" : "", topk, compact ? ", compact" : "");
@@ -308,6 +308,14 @@ void run(const std::string& which) {
     select_case(64, 32768, 1, 512, 21, false);
     select_case(8, 262144, 1, 512, 6, true);
     select_case(64, 262144, 1, 512, 2, true);
+  }
+  if (on("stream")) {
+    select_case(1, 2048, 4096, 512, 21, false);
+    select_case(1, 32768, 512, 512, 3, false);
+    select_case(1, 32768, 4096, 512, 3, false);
+    select_case(1, 32768, 16384, 512, 3, false);
+    select_case(1, 262144, 16384, 512, 2, true);
+    select_case(1, 262144, 2048, 1024, 2, true);
   }
   if (on("query"))
     for (int64_t tokens : {1, 8, 64, 4096}) query_case(tokens);

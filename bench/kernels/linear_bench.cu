@@ -124,18 +124,14 @@ void stream_cases(Bench& b, Report& report) {
 }
 
 void variants(Bench& b, Report& report) {
-  for (int at : {0, 2, 3, 5, 6}) {
+  for (int at : {0, 1, 2, 3, 4, 5, 6, 8, 9, 11, 12}) {
     const Shape& s = kStream[at];
     for (int64_t m : {1, 8}) {
       for (int split : {1, 2, 4, 8}) {
-        if (weight_bytes(s) / s.n / s.groups > split * 4096) continue;
-        line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {split, 1, 8, true}));
+        if (weight_bytes(s) / s.n / s.groups > split * 4096 || (s.groups > 1 && split == 1) || weight_bytes(s) / s.n / s.groups < split * 512) continue;
+        line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {split, 1, true}));
       }
-      line(report, "two per SM", s, m, stream_us(b, s, m, {0, 2, 8, true}));
-      line(report, "two, no dependent", s, m, stream_us(b, s, m, {0, 2, 8, false}));
-      line(report, "ahead 0", s, m, stream_us(b, s, m, {0, 1, 0, true}));
-      line(report, "ahead 16", s, m, stream_us(b, s, m, {0, 1, 16, true}));
-      line(report, "no dependent", s, m, stream_us(b, s, m, {0, 1, 8, false}));
+      line(report, "no dependent", s, m, stream_us(b, s, m, {0, 1, false}));
     }
   }
 }
@@ -178,6 +174,25 @@ void many_cases(Bench& b, Report& report) {
                  format("{\"case\":\"%s\",\"m\":%d,\"variant\":\"many\",\"us\":%.3f,\"floor_us\":%.3f,\"ratio\":%.4f}", set.name, static_cast<int>(m), us, floor, floor / us));
     }
   }
+}
+
+// One plain call of each, for a profiler.
+void profile(Bench& b) {
+  CudaContext c = b.context();
+  struct Call {
+    int at;
+    int64_t m;
+  };
+  for (Call call : {Call{0, 1}, Call{0, 8}, Call{3, 1}, Call{8, 1}}) {
+    b.fill_pool(kStream[call.at].bf16);
+    GroupedProduct p = product(b, kStream[call.at], call.m, 0);
+    cuda::product_stream(c, {&p, 1});
+  }
+  b.fill_pool(false);
+  cuda::Scratch::Scope scope(b.scratch);
+  GroupedProduct p = product(b, kStream[2], 4096, 0);
+  cuda::product_prefill(c, p, cuda::prepare_rows(c, p));
+  BENCH_CUDA(cudaStreamSynchronize(b.stream));
 }
 
 // --- cuBLASLt ---
@@ -317,9 +332,11 @@ int run(int argc, char** argv) {
   Bench b{stream, pool, scales, reinterpret_cast<float*>(x), reinterpret_cast<float*>(out), workspace, scratch, props.multiProcessorCount};
   Report report("linear_bench");
   b.fill_pool(false);
-  double copy = copy_rate(stream, pool, int64_t{1} << 30);
+  const bool profiling = argc > 1 && wanted("profile");
+  double copy = profiling ? 0 : copy_rate(stream, pool, int64_t{1} << 30);
   report.add(format("copy %.0f GB/s (ratios below are against 4248), %s, %d SMs", copy, props.name, props.multiProcessorCount),
              format("{\"case\":\"copy\",\"gbs\":%.1f}", copy));
+  if (profiling) profile(b);
   if (wanted("prefill")) prefill(b, report);
   if (wanted("variants")) variants(b, report);
   if (wanted("many")) many_cases(b, report);

@@ -234,6 +234,11 @@ void index_select(CudaContext& context, const IndexSelectArgs& args) {
     index_scan_select(context, args, scores);
     return;
   }
+  if (context.numerics == Numerics::kFast && index_stream_serves(args)) {
+    Scratch::Scope scope(context.scratch);
+    index_stream(context, args);
+    return;
+  }
   select_plain(context, args);
 }
 

@@ -50,7 +50,7 @@ bool multiply_in_blocks(CudaContext& context, std::span<const GroupedProduct> pr
       p.x += first * p.groups * p.k;
       p.out += first * p.groups * p.n;
     }
-    if (stream_takes(block)) {
+    if (stream_takes(context.sm_count, block)) {
       product_stream(context, block);
     } else {
       for (const GroupedProduct& p : block) product_generic(context, p);
@@ -62,14 +62,14 @@ bool multiply_in_blocks(CudaContext& context, std::span<const GroupedProduct> pr
 // Products of one x, each by the fastest kernel that takes it.
 void multiply(CudaContext& context, std::span<const GroupedProduct> products) {
   if (products.empty() || multiply_in_blocks(context, products)) return;
-  if (context.numerics == Numerics::kFast && stream_takes(products)) return product_stream(context, products);
+  if (context.numerics == Numerics::kFast && stream_takes(context.sm_count, products)) return product_stream(context, products);
   Scratch::Scope scope(context.scratch);
   std::optional<PreparedRows> rows;
   const GroupedProduct* rows_of = nullptr;
   for (const GroupedProduct& p : products) {
     if (context.numerics != Numerics::kFast) {
       product_generic(context, p);
-    } else if (products.size() > 1 && stream_takes({&p, 1})) {
+    } else if (products.size() > 1 && stream_takes(context.sm_count, {&p, 1})) {
       product_stream(context, {&p, 1});
     } else if (prefill_takes(p)) {
       if (!rows || !same_preparation(*rows_of, p)) rows = prepare_rows(context, p), rows_of = &p;

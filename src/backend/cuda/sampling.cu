@@ -20,10 +20,9 @@ constexpr int kDigit = 10;  // bits
 constexpr int kBins = 1 << kDigit;
 
 struct Bins {
-  // Tokens, and the sums of the two digits below the one that is being looked at.
-  uint32_t count[kBins], middle[kBins], low[kBins];
+  // Tokens, and the sums of the last digit and of the one before it, where they lie below the one that is looked at.
+  uint32_t count[kBins], low[kBins], middle[kBins];
 };
-constexpr int kWords = 3 * kBins;
 
 struct Space {
   Bins mine, all;
@@ -32,7 +31,7 @@ struct Space {
   double masses[kBlocks];
   uint32_t ties[kBlocks];
   unsigned long long warp_keys[kWarps];
-  double warp_sums[kWarps + 1];
+  double2 warp_sums[kWarps];
   int first_reached, last_filled;
   double above_mass, above_count;
   alignas(16) float values[1];    // as many as a block's share
@@ -90,27 +89,33 @@ __device__ float value_of_key(unsigned long long key) {
   return __uint_as_float((u & 0x80000000u) ? u & 0x7fffffffu : ~u);
 }
 
-// Inclusive sums over the block in order of threads; warp_sums[kWarps] is the whole. Two barriers.
-__device__ double scan(Space& space, double x) {
+__device__ double2 plus(double2 a, double2 b) { return {a.x + b.x, a.y + b.y}; }
+__device__ double2 from_below(double2 x, int distance, int lane) {
+  double2 other = {__shfl_up_sync(~0u, x.x, distance), __shfl_up_sync(~0u, x.y, distance)};
+  return lane >= distance ? other : double2{0, 0};
+}
+
+// Sums over the threads of the block in their order, up to and without this one, and of all. Two barriers.
+struct Sums {
+  double2 before, all;
+};
+__device__ Sums scan(Space& space, double2 mine) {
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  double2 upto = mine;
 #pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    double other = __shfl_up_sync(~0u, x, distance);
-    if (lane >= distance) x += other;
-  }
-  if (lane == 31) space.warp_sums[warp] = x;
+  for (int distance = 1; distance < 32; distance *= 2) upto = plus(from_below(upto, distance, lane), upto);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    double sum = 0;
-    for (int w = 0; w < kWarps; ++w) {
-      double next = sum + space.warp_sums[w];
-      space.warp_sums[w] = sum;
-      sum = next;
-    }
-    space.warp_sums[kWarps] = sum;
-  }
+  if (lane == 31) space.warp_sums[warp] = upto;
   __syncthreads();
-  return x + space.warp_sums[warp];
+  double2 warps = lane < kWarps ? space.warp_sums[lane] : double2{0, 0};
+#pragma unroll
+  for (int distance = 1; distance < kWarps; distance *= 2) warps = plus(from_below(warps, distance, lane), warps);
+  double2 earlier = {__shfl_sync(~0u, warps.x, max(warp - 1, 0)), __shfl_sync(~0u, warps.y, max(warp - 1, 0))};
+  double2 below = from_below(upto, 1, lane);
+  Sums sums;
+  sums.before = warp == 0 ? below : plus(earlier, below);
+  sums.all = {__shfl_sync(~0u, warps.x, kWarps - 1), __shfl_sync(~0u, warps.y, kWarps - 1)};
+  return sums;
 }
 
 __device__ void cluster_sync() {
@@ -185,8 +190,8 @@ __device__ int best_id(unsigned long long key) { return key == 0 ? 0 : static_ca
 __device__ bool draw_by_id(Space& space, const Part& part, uint32_t rank, float least, double uniform, double& total, int& id) {
   double sum = 0;
   for (int i = part.begin(); i < part.end(); ++i) sum += space.values[i] >= least ? space.values[i] : 0.0f;
-  double upto = scan(space, sum);
-  if (threadIdx.x == 0) tell_all(space.masses, rank, space.warp_sums[kWarps]);
+  Sums sums = scan(space, {sum, 0});
+  if (threadIdx.x == 0) tell_all(space.masses, rank, sums.all.x);
   cluster_sync();
   total = 0;
   for (int b = 0; b < kBlocks; ++b) total += space.masses[b];
@@ -205,12 +210,12 @@ __device__ bool draw_by_id(Space& space, const Part& part, uint32_t rank, float 
   __syncthreads();
   if (sum > 0) {
     atomicMax(&space.last_filled, static_cast<int>(threadIdx.x));
-    if (point < before + upto) atomicMin(&space.first_reached, static_cast<int>(threadIdx.x));
+    if (point < before + (sums.before.x + sum)) atomicMin(&space.first_reached, static_cast<int>(threadIdx.x));
   }
   __syncthreads();
   int mine = space.first_reached < kThreads ? space.first_reached : space.last_filled;
   if (rank != owner || static_cast<int>(threadIdx.x) != mine) return false;
-  double left = point - (before + upto - sum);
+  double left = point - (before + sums.before.x);
   for (int i = part.begin(); i < part.end(); ++i) {
     if (!(space.values[i] >= least) || space.values[i] == 0) continue;
     id = part.first + i;
@@ -220,28 +225,28 @@ __device__ bool draw_by_id(Space& space, const Part& part, uint32_t rank, float 
   return true;
 }
 
-// counts and sums of the digit that starts at bit `shift`, over weights whose bits above it are those of `prefix`, of
+// Counts and sums of the digit that starts at bit `shift`, over weights whose bits above it are those of `prefix`, of
 // the whole row: into space.all.
 __device__ void fill_bins(Space& space, const Part& part, uint32_t rank, int shift, uint32_t prefix) {
   auto* mine = reinterpret_cast<uint32_t*>(&space.mine);
-  for (int i = threadIdx.x; i < kWords; i += kThreads) mine[i] = 0;
+  int words = kBins * (1 + shift / kDigit);
+  for (int i = threadIdx.x; i < words; i += kThreads) mine[i] = 0;
   __syncthreads();
   for (int i = threadIdx.x; i < part.count; i += kThreads) {
     uint32_t bits = __float_as_uint(space.values[i]);
     if (bits == 0 || bits >> (shift + kDigit) != prefix >> (shift + kDigit)) continue;
     uint32_t bin = bits >> shift & (kBins - 1);
     atomicAdd(&space.mine.count[bin], 1u);
-    if (shift > kDigit) atomicAdd(&space.mine.middle[bin], bits >> kDigit & (kBins - 1));
     if (shift > 0) atomicAdd(&space.mine.low[bin], bits & (kBins - 1));
+    if (shift > kDigit) atomicAdd(&space.mine.middle[bin], bits >> kDigit & (kBins - 1));
   }
   cluster_sync();
-  constexpr int kPart = kWords / kBlocks;
-  if (threadIdx.x < kPart) {
-    int at = static_cast<int>(rank) * kPart + static_cast<int>(threadIdx.x);
-    uint32_t sum = 0;
+  int share = words / kBlocks;
+  if (static_cast<int>(threadIdx.x) < share) {
+    int at = static_cast<int>(rank) * share + static_cast<int>(threadIdx.x);
+    uint32_t from = ptx::shared_address(&mine[at]), to = ptx::shared_address(reinterpret_cast<uint32_t*>(&space.all) + at), sum = 0;
 #pragma unroll
-    for (uint32_t b = 0; b < kBlocks; ++b) sum += ptx::load_remote(ptx::shared_address(&mine[at]), b);
-    uint32_t to = ptx::shared_address(reinterpret_cast<uint32_t*>(&space.all) + at);
+    for (uint32_t b = 0; b < kBlocks; ++b) sum += ptx::load_remote(from, b);
 #pragma unroll
     for (uint32_t b = 0; b < kBlocks; ++b) ptx::store_remote(to, b, sum);
   }
@@ -282,10 +287,8 @@ __device__ Cut find(Space& space, const Part& part, uint32_t rank, Reach reach, 
       count[k] = bins.count[bin[k]];
       mass[k] = count[k] > 0 ? mass_of(bins, bin[k], cut.bits | static_cast<uint32_t>(bin[k]) << shift, shift) : 0;
     }
-    double counts = scan(space, count[0] + count[1]) - (count[0] + count[1]) + cut.above_count;
-    __syncthreads();
-    double masses = scan(space, mass[0] + mass[1]) - (mass[0] + mass[1]) + cut.above_mass;
-    double before_count[2] = {counts, counts + count[0]}, before_mass[2] = {masses, masses + mass[0]};
+    double2 before = plus(scan(space, {count[0] + count[1], mass[0] + mass[1]}).before, {cut.above_count, cut.above_mass});
+    double before_count[2] = {before.x, before.x + count[0]}, before_mass[2] = {before.y, before.y + mass[0]};
     for (int k = 0; k < 2; ++k) {
       if (count[k] == 0) continue;
       int order = kBins - 1 - bin[k];
@@ -311,8 +314,8 @@ __device__ Cut find(Space& space, const Part& part, uint32_t rank, Reach reach, 
 __device__ double mass_from(Space& space, const Part& part, uint32_t rank, float least) {
   double sum = 0;
   for (int i = threadIdx.x; i < part.count; i += kThreads) sum += space.values[i] >= least ? space.values[i] : 0.0f;
-  scan(space, sum);
-  if (threadIdx.x == 0) tell_all(space.masses, rank, space.warp_sums[kWarps]);
+  sum = scan(space, {sum, 0}).all.x;
+  if (threadIdx.x == 0) tell_all(space.masses, rank, sum);
   cluster_sync();
   sum = 0;
   for (int b = 0; b < kBlocks; ++b) sum += space.masses[b];
@@ -323,10 +326,10 @@ __device__ double mass_from(Space& space, const Part& part, uint32_t rank, float
 __device__ bool find_tie(Space& space, const Part& part, uint32_t rank, uint32_t bits, double index, int& id) {
   double count = 0;
   for (int i = part.begin(); i < part.end(); ++i) count += __float_as_uint(space.values[i]) == bits;
-  double upto = scan(space, count);
-  if (threadIdx.x == 0) tell_all(space.ties, rank, static_cast<uint32_t>(space.warp_sums[kWarps]));
+  Sums sums = scan(space, {count, 0});
+  if (threadIdx.x == 0) tell_all(space.ties, rank, static_cast<uint32_t>(sums.all.x));
   cluster_sync();
-  double left = index - (upto - count);
+  double left = index - sums.before.x;
   for (uint32_t b = 0; b < rank; ++b) left -= space.ties[b];
   if (left < 0 || left >= count) return false;
   for (int i = part.begin(); i < part.end(); ++i) {
@@ -340,10 +343,13 @@ __device__ bool find_tie(Space& space, const Part& part, uint32_t rank, uint32_t
 // top_k, top_p and min_p each keep the heaviest so many; then one draw among what is left.
 __device__ bool draw_by_weight(Space& space, const Part& part, uint32_t rank, const SampleRequest& r, bool by_k, double uniform, int& id) {
   fill_bins(space, part, rank, 2 * kDigit, 0);
-  for (int i = threadIdx.x; i < kWords; i += kThreads)
-    reinterpret_cast<uint32_t*>(&space.top)[i] = reinterpret_cast<uint32_t*>(&space.all)[i];
-  __syncthreads();
-  double total = mass_from(space, part, rank, 0.0f);
+  double sum = 0;
+  for (int k = 0; k < 2; ++k) {
+    int bin = 2 * static_cast<int>(threadIdx.x) + k;
+    space.top.count[bin] = space.all.count[bin], space.top.low[bin] = space.all.low[bin], space.top.middle[bin] = space.all.middle[bin];
+    if (space.all.count[bin] > 0) sum += mass_of(space.all, bin, static_cast<uint32_t>(bin) << (2 * kDigit), 2 * kDigit);
+  }
+  double total = scan(space, {sum, 0}).all.x;
   Cut kept;
   kept.ties = 1e9;  // everything
   if (by_k) {

@@ -3,6 +3,7 @@
 
 #include "backend/cuda/kv_row.cuh"
 #include "backend/cuda/row_math.cuh"
+#include "backend/cuda/sm90/boundary_launch.cuh"
 #include "base/check.h"
 
 namespace kvasir::cuda {
@@ -29,6 +30,8 @@ template <int kVectors>
 __global__ void __launch_bounds__(kThreads) rows_by_warp(Params p) {
   int64_t job = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
   int lane = threadIdx.x % 32;
+  ptx::let_next_start();
+  ptx::wait_for_previous();
   if (job >= 2 * p.tokens) return;
   if (job >= p.tokens) {
     auto* row = reinterpret_cast<float4*>(p.qa + (job - p.tokens) * p.qa_stride);
@@ -110,8 +113,7 @@ void small_rows(CudaContext& context, const SmallRowsArgs& a) {
               aligned(p.kv, p.kv_stride) && aligned(p.data, 16) && aligned(p.scale, 16);
   if (context.numerics == Numerics::kFast && real && (q_rank == 1024 || q_rank == 1536)) {
     auto blocks = static_cast<unsigned>((2 * tokens * 32 + kThreads - 1) / kThreads);
-    if (q_rank == 1024) rows_by_warp<8><<<blocks, kThreads, 0, context.stream>>>(p);
-    else rows_by_warp<12><<<blocks, kThreads, 0, context.stream>>>(p);
+    launch_dependent(context.stream, q_rank == 1024 ? rows_by_warp<8> : rows_by_warp<12>, blocks, kThreads, p);
     return;
   }
   with_policy(context.numerics, [&](auto policy) {

@@ -26,6 +26,12 @@ __device__ __forceinline__ float4 add4(float4 a, float4 b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }
 
+// What is read once leaves the first cache to ape.
+__device__ __forceinline__ float4 stream4(const float* p) {
+  uint4 x = stream_16(reinterpret_cast<uint64_t>(p));
+  return {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w)};
+}
+
 // kv and z = score + ape of four channels of consecutive tokens: first the addresses are chosen, then
 // everything is loaded at once. Tokens before the sequence count for nothing.
 template <int kTokens>
@@ -46,8 +52,8 @@ struct TokenChannels {
       int64_t row = s.span.first_row + max(p - start, 0);
       const float* ring =
           tail + static_cast<uint32_t>(max(p, 0)) % static_cast<uint32_t>(c.tail_capacity) * (2 * width) + at;
-      kv[i] = load4(kept ? ring : c.kv + row * c.kv_row + at);
-      z[i] = load4(kept ? ring + width : c.score + row * c.score_row + at);
+      kv[i] = stream4(kept ? ring : c.kv + row * c.kv_row + at);
+      z[i] = stream4(kept ? ring + width : c.score + row * c.score_row + at);
       ape[i] = load4(c.ape + (p & (kRatio - 1)) * width + at);
     }
 #pragma unroll
@@ -145,7 +151,8 @@ template <int kDim>
 __device__ void compress_pair_rows(const CompressCall& c, int block, int group_blocks, bool tails,
                                    float* part) {
   constexpr int kRowThreads = kDim / 4, kRows = kPairThreads / kRowThreads;
-  const CacheSequence& s = c.sequences[blockIdx.y];
+  const CacheSequence s = c.sequences[blockIdx.y];
+  wait_for_previous_kernels();
   if (block >= group_blocks) {
     if (tails) write_tail_token(c, s, block - group_blocks);
     return;
@@ -193,9 +200,8 @@ struct PairLaunch {
 
 __global__ void __launch_bounds__(kPairThreads) compress_pair_kernel(const __grid_constant__ PairLaunch l) {
   __shared__ float part[4];
-  wait_for_previous_kernels();
-  let_next_kernel_start();
   const CompressCall& c = l.calls[blockIdx.z];
+  let_next_kernel_start();
   int block = static_cast<int>(blockIdx.x), group_blocks = l.group_blocks[blockIdx.z];
   bool tails = l.tails[blockIdx.z];
   if (c.hadamard) {
@@ -213,7 +219,7 @@ constexpr int kWideTokens = kWideRatio / kWideSlices;
 
 struct WideLaunch {
   CompressCall call;
-  int group_clusters;  // of a sequence
+  bool tails;  // the first cluster of a sequence writes them too
 };
 
 __global__ void __cluster_dims__(kWideBlocks, 1, 1) __launch_bounds__(kWideThreads)
@@ -221,16 +227,14 @@ __global__ void __cluster_dims__(kWideBlocks, 1, 1) __launch_bounds__(kWideThrea
   // Softmax of a slice: largest, sum and value of every channel.
   __shared__ float4 slice_top[kWideSlices][16], slice_sum[kWideSlices][16], slice_value[kWideSlices][16];
   __shared__ float cluster_squares[kWideBlocks];
-  wait_for_previous_kernels();
-  let_next_kernel_start();
   const CompressCall& c = l.call;
   auto cluster = cooperative_groups::this_cluster();
   int index = static_cast<int>(blockIdx.x) / kWideBlocks, rank = static_cast<int>(blockIdx.x) % kWideBlocks;
-  const CacheSequence& s = c.sequences[blockIdx.y];
-  if (index >= l.group_clusters) {
-    write_tail_token(c, s, (index - l.group_clusters) * kWideBlocks + rank);
-    return;
-  }
+  const CacheSequence s = c.sequences[blockIdx.y];
+  wait_for_previous_kernels();
+  let_next_kernel_start();
+  if (l.tails && index == 0)
+    for (int i = rank; i < s.span.tokens; i += kWideBlocks) write_tail_token(c, s, i);
   int64_t b = s.span.start / kWideRatio + index;
   if (b >= (s.span.start + s.span.tokens) / kWideRatio) return;  // the whole cluster
   auto started = cluster.barrier_arrive();
@@ -296,8 +300,8 @@ int64_t tail_tokens(const CompressCall& c) { return std::min(c.max_tokens, c.tai
 
 void write_tails(cudaStream_t stream, const CompressCall& c) {
   launch_early(stream, compress_tails_kernel,
-         dim3(static_cast<unsigned>(tail_tokens(c)), static_cast<unsigned>(c.num_sequences)), kTailThreads, 0,
-               c);
+               dim3(static_cast<unsigned>(tail_tokens(c)), static_cast<unsigned>(c.num_sequences)),
+               kTailThreads, 0, c);
 }
 
 void compress_pairs(cudaStream_t stream, const CompressCall* calls, int count) {
@@ -320,12 +324,10 @@ void compress_pairs(cudaStream_t stream, const CompressCall* calls, int count) {
 }
 
 void compress_wide(cudaStream_t stream, const CompressCall& c) {
-  WideLaunch l{c, static_cast<int>(c.max_tokens / kWideRatio + 1)};
-  int64_t clusters =
-      l.group_clusters + (tails_beside_groups(c) ? (tail_tokens(c) + kWideBlocks - 1) / kWideBlocks : 0);
-  launch_early(stream, compress_wide_kernel,
-         dim3(static_cast<unsigned>(clusters * kWideBlocks), static_cast<unsigned>(c.num_sequences)),
-         kWideThreads, 0, l);
+  WideLaunch l{c, tails_beside_groups(c)};
+  auto blocks = static_cast<unsigned>((c.max_tokens / kWideRatio + 1) * kWideBlocks);
+  launch_early(stream, compress_wide_kernel, dim3(blocks, static_cast<unsigned>(c.num_sequences)),
+               kWideThreads, 0, l);
   if (!tails_beside_groups(c)) write_tails(stream, c);
 }
 

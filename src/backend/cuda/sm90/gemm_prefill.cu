@@ -5,7 +5,7 @@
 //
 // CTAs stay and walk over tiles. A consumer warpgroup multiplies 64 tokens x 128 weight rows. With FP8 every stage is one
 // block of 128 products with scales of its own, so its sums leave the tensor core and are added, scaled, in f32 (which
-// also mends the tensor core's short FP8 sums); the other warpgroup's products fill the time. bf16 sums stay in place.
+// also mends the tensor core's short FP8 sums) while the next stage's products run. bf16 sums stay in place.
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
@@ -87,71 +87,118 @@ __device__ __forceinline__ void release(uint32_t empty_of_stage) {
   if (threadIdx.x % 32 < 2) ptx::barrier_arrive_remote(ptx::map_rank(empty_of_stage, threadIdx.x % 32));
 }
 
+// A consumer warpgroup's place in the ring, and the tile it works on.
 template <bool BF16>
-__device__ void consume(const GemmArgs& a, const unsigned char* memory, uint32_t ring, uint32_t full, uint32_t empty, uint32_t rank, int cluster,
-                        int clusters) {
-  constexpr int kBlock = BF16 ? 64 : 128;
-  const int blocks = a.k / kBlock, tiles_per_group = (a.n + kTile - 1) / kTile;
-  const int group_of_warps = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const int my_row = group_of_warps * 64 + warp * 16 + lane / 4;  // token within the tile; and 8 more
-  int item = 0;
+struct Consumer {
+  const unsigned char* memory;
+  uint32_t ring, full, empty;
+  int item = 0;                 // stages multiplied so far
+  int half = threadIdx.x / 128;  // of the tile's tokens
+  int row = half * 64 + threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4;  // this lane's first token in the tile; the other is 8 on
+
+  // Starts sum = (add ? sum : 0) + the next stage's products. For FP8 also reads the scales of the lane's two tokens.
+  __device__ __forceinline__ void start(float (&sum)[64], bool add, uint32_t weight_scale, float (&scale)[2]) {
+    const int stage = item % kStages;
+    ptx::barrier_wait(full + stage * 8, item / kStages & 1);
+    ++item;
+    const uint32_t x_tile = ptx::tile_descriptor(ring + stage * kStageBytes + half * (kTileBytes / 2));
+    const uint32_t w_tile = ptx::tile_descriptor(ring + stage * kStageBytes + kTileBytes);
+    if constexpr (!BF16) {
+      const float* x_scale = reinterpret_cast<const float*>(memory + kScales) + stage * kTile + row;
+      scale[0] = x_scale[0] * e8m0(weight_scale);
+      scale[1] = x_scale[8] * e8m0(weight_scale);
+    }
+    ptx::warpgroup_fence();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (BF16) {
+        ptx::wgmma_bf16(sum, x_tile + 2 * i, w_tile + 2 * i, add || i > 0);
+      } else {
+        ptx::wgmma_e4m3(sum, x_tile + 2 * i, w_tile + 2 * i, add || i > 0);
+      }
+    }
+    ptx::warpgroup_commit();
+  }
+  // Waits until at most LEFT started stages are unfinished and frees the last finished one.
+  template <int LEFT>
+  __device__ __forceinline__ void finish(float (&sum)[64]) {
+    ptx::warpgroup_wait<LEFT>();
+#pragma unroll
+    for (float& s : sum) asm volatile("" : "+f"(s)::"memory");  // nobody reads the sums before this point
+    release(empty + (item - 1 - LEFT) % kStages * 8);
+  }
+};
+
+__device__ __forceinline__ void add_scaled(const float (&sum)[64], const float (&scale)[2], float (&total)[64]) {
+#pragma unroll
+  for (int i = 0; i < 64; ++i) total[i] = fmaf(sum[i], scale[i / 2 % 2], total[i]);
+}
+
+// total += all stages of a tile, an even number. While one stage's sums are scaled and added, the next stage's products
+// run. No branches between a start and its finish: the compiler would wait for the products at each.
+__device__ __forceinline__ void accumulate_e4m3(Consumer<false>& c, int parts, int blocks, const uint8_t* weight_scale, float (&total)[64]) {
+  float even[64], odd[64], even_scale[2], odd_scale[2];
+  const int count = parts * blocks;
+  auto weight = [&](int i) { return static_cast<uint32_t>(__ldg(weight_scale + (i < blocks ? i : i - blocks))); };
+  for (int i = 0; i < count; i += 2) {
+    c.start(even, false, weight(i), even_scale);
+    c.start(odd, false, weight(i + 1), odd_scale);
+    c.finish<1>(even);
+    add_scaled(even, even_scale, total);
+    c.finish<0>(odd);
+    add_scaled(odd, odd_scale, total);
+  }
+}
+
+__device__ __forceinline__ void accumulate_bf16(Consumer<true>& c, int blocks, float (&total)[64]) {
+  float none[2];
+  c.start(total, false, 0, none);
+  for (int i = 1; i < blocks; ++i) {
+    c.start(total, true, 0, none);
+    ptx::warpgroup_wait<1>();
+    release(c.empty + (c.item - 2) % kStages * 8);
+  }
+  c.finish<0>(total);
+}
+
+// This lane's sums to memory: tokens `token` and `token` + 8, weight rows n0 + 8i + column and the one after.
+__device__ __forceinline__ void write_out(const GemmArgs& a, int token, int group, int n0, const float (&total)[64]) {
+  const int64_t stride = int64_t{a.groups} * a.n;
+  const int column = threadIdx.x % 4 * 2;
+  const bool even = a.n % 2 == 0;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (token + half * 8 >= a.tokens) continue;
+    float* out = a.out + (token + half * 8) * stride + group * a.n;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const int n = n0 + i * 8 + column;
+      const float2 v = {total[i * 4 + half * 2], total[i * 4 + half * 2 + 1]};
+      if (even && n + 1 < a.n) {
+        __stcs(reinterpret_cast<float2*>(out + n), v);
+      } else {
+        if (n < a.n) out[n] = v.x;
+        if (n + 1 < a.n) out[n + 1] = v.y;
+      }
+    }
+  }
+}
+
+template <bool BF16>
+__device__ void consume(const GemmArgs& a, Consumer<BF16> c, uint32_t rank, int cluster, int clusters) {
+  const int blocks = a.k / (BF16 ? 64 : 128), tiles_per_group = (a.n + kTile - 1) / kTile;
   for (int index = cluster; index < a.token_pairs * a.row_tiles; index += clusters) {
     const Tile tile = tile_at(a, index);
     const int group = tile.row_tile / tiles_per_group, n0 = tile.row_tile % tiles_per_group * kTile;
-    const uint8_t* weight_scale = BF16 ? nullptr : a.weight_scale + int64_t{(group * a.n + n0) / 128} * blocks;
     float total[64];
-    float sum[BF16 ? 1 : 64];
 #pragma unroll
     for (float& t : total) t = 0.f;
-    for (int part = 0; part < a.parts; ++part) {
-      for (int block = 0; block < blocks; ++block, ++item) {
-        const int stage = item % kStages;
-        const uint32_t x_at = ring + stage * kStageBytes + group_of_warps * (kTileBytes / 2), w_at = ring + stage * kStageBytes + kTileBytes;
-        uint32_t scale_byte = 0;
-        if constexpr (!BF16) scale_byte = __ldg(weight_scale + block);
-        ptx::barrier_wait(full + stage * 8, item / kStages & 1);
-        const uint64_t x_tile = ptx::swizzled_tile(x_at), w_tile = ptx::swizzled_tile(w_at);
-        if constexpr (BF16) {
-          ptx::warpgroup_fence();
-#pragma unroll
-          for (int i = 0; i < 4; ++i) ptx::wgmma_bf16(total, x_tile + 2 * i, w_tile + 2 * i, true);
-          ptx::warpgroup_commit();
-          ptx::warpgroup_wait<0>();
-          release(empty + stage * 8);
-        } else {
-          const float* x_scale = reinterpret_cast<const float*>(memory + kScales) + stage * kTile + my_row;
-          const float w = e8m0(scale_byte), top = x_scale[0] * w, bottom = x_scale[8] * w;
-          ptx::warpgroup_fence();
-#pragma unroll
-          for (int i = 0; i < 4; ++i) ptx::wgmma_e4m3(sum, x_tile + 2 * i, w_tile + 2 * i, i > 0);
-          ptx::warpgroup_commit();
-          ptx::warpgroup_wait<0>();
-          release(empty + stage * 8);
-#pragma unroll
-          for (int i = 0; i < 64; ++i) total[i] = fmaf(sum[i], i % 4 < 2 ? top : bottom, total[i]);
-        }
-      }
+    if constexpr (BF16) {
+      accumulate_bf16(c, blocks, total);
+    } else {
+      accumulate_e4m3(c, a.parts, blocks, a.weight_scale + int64_t{(group * a.n + n0) / 128} * blocks, total);
     }
-    const int64_t stride = int64_t{a.groups} * a.n;
-    const int token = (tile.token_pair * 2 + static_cast<int>(rank)) * kTile + my_row, column = lane % 4 * 2;
-    float* out = a.out + token * stride + group * a.n + n0 + column;
-    const bool even = a.n % 2 == 0;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (token + half * 8 >= a.tokens) continue;
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const int n = n0 + i * 8 + column;
-        float* at = out + half * 8 * stride + i * 8;
-        const float2 v = {total[i * 4 + half * 2], total[i * 4 + half * 2 + 1]};
-        if (even && n + 1 < a.n) {
-          __stcs(reinterpret_cast<float2*>(at), v);
-        } else {
-          if (n < a.n) at[0] = v.x;
-          if (n + 1 < a.n) at[1] = v.y;
-        }
-      }
-    }
+    write_out(a, (tile.token_pair * 2 + static_cast<int>(rank)) * kTile + c.row, group, n0, total);
   }
 }
 
@@ -175,10 +222,12 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
   ptx::cluster_wait();
   const int cluster = blockIdx.x / 2, clusters = gridDim.x / 2;
   if (threadIdx.x >= 256) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == 256) produce<BF16>(a, &x_map, &w_map, ring, full, empty, rank, cluster, clusters);
     __syncwarp();
   } else {
-    consume<BF16>(a, memory, ring, full, empty, rank, cluster, clusters);
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");  // two stages' sums and the total
+    consume<BF16>(a, Consumer<BF16>{memory, ring, full, empty}, rank, cluster, clusters);
   }
   // A CTA's shared memory outlives the other's last arrivals.
   ptx::cluster_arrive();
@@ -301,7 +350,7 @@ void launch(CudaContext& context, const GroupedProduct& p, const PreparedRows& x
 bool prefill_takes(const GroupedProduct& p) {
   const bool fp8 = p.w.format == WeightFormat::kFp8Block128, bf16 = p.w.format == WeightFormat::kBf16;
   if (!fp8 && !bf16) return false;
-  if (p.tokens == 0 || p.n == 0 || p.k % (fp8 ? 128 : 64) != 0 || (p.groups > 1 && p.n % kTile != 0)) return false;
+  if (p.tokens == 0 || p.n == 0 || p.k % (fp8 ? 256 : 64) != 0 || (p.groups > 1 && p.n % kTile != 0)) return false;
   if (p.quantise || p.round || p.tokens > (int64_t{1} << 24) || p.w.rows > (int64_t{1} << 30)) return false;
   return (reinterpret_cast<uintptr_t>(p.w.data) | reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.out)) % 16 == 0;
 }

@@ -2,7 +2,7 @@
 //
 // FP8: x is quantised as the official code does (e4m3 per 128 values, power-of-two scales), so a result lies as far from
 // exact as native's. Where native leaves x in bf16 (`wide`), x is the sum of two such e4m3 values, about 8 bits. Sums are
-// added in f32 after every 128 products. Takes K in multiples of 128 (bf16: 64) and, for more than one group, n of 128.
+// added in f32 after every 128 products. Takes K in multiples of 256 (bf16: 64) and, for more than one group, n of 128.
 #pragma once
 
 #include "backend/cuda/context.h"

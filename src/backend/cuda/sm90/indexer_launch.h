@@ -1,5 +1,9 @@
-// Launches that may begin while the kernel before them in the stream ends. Such a kernel calls wait_for_previous_kernels
-// before it touches what earlier kernels write, and let_next_kernel_start only after that.
+// Launches that may begin while the kernel before them in the stream ends.
+//
+// In such a kernel every block calls wait_for_previous_kernels, before it touches what earlier kernels write:
+// then a kernel that has ended implies that all before it have, also those that it did not need. Only the
+// arrays of a CacheBatch (spans, pages, rows) may be read before; they are written before a step begins,
+// never by the kernel just before one of these.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,7 +11,8 @@
 namespace kvasir::cuda {
 
 template <class Kernel, class... Args>
-void launch_early(cudaStream_t stream, Kernel kernel, dim3 grid, int threads, int shared, const Args&... args) {
+void launch_early(cudaStream_t stream, Kernel kernel, dim3 grid, int threads, int shared,
+                  const Args&... args) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;

@@ -62,6 +62,20 @@ __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// Loads of bytes that are used once, in the order of the program.
+__device__ __forceinline__ uint4 stream_16(uint64_t address) {
+  uint4 r;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+               : "l"(address));
+  return r;
+}
+__device__ __forceinline__ uint32_t load_byte(uint64_t address) {
+  uint32_t r;
+  asm volatile("ld.global.u8 %0, [%1];" : "=r"(r) : "l"(address));
+  return r;
+}
+
 // Ordinary writes to shared memory before, reads by the tensor cores after.
 __device__ __forceinline__ void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

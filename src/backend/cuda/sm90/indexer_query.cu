@@ -34,13 +34,21 @@ __global__ void __launch_bounds__(kThreads) index_query_rows_kernel(const __grid
 }  // namespace
 
 bool index_query_rows_serves(const IndexQueryArgs& a) {
-  return a.q.shape(2) == kIndexDim && a.table.shape(1) == 32 && a.q.stride(0) % 4 == 0 && a.q.stride(1) % 4 == 0 &&
-         reinterpret_cast<uintptr_t>(a.q.data()) % 16 == 0 && reinterpret_cast<uintptr_t>(a.table.data()) % 16 == 0;
+  return a.q.shape(2) == kIndexDim && a.table.shape(1) == 32 && a.q.stride(0) % 4 == 0 &&
+         a.q.stride(1) % 4 == 0 && reinterpret_cast<uintptr_t>(a.q.data()) % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(a.table.data()) % 16 == 0;
 }
 
 void index_query_rows(CudaContext& context, const IndexQueryArgs& a) {
-  QueryCall c{a.q.data(),         a.q.stride(0),  a.q.stride(1),           a.table.data(),                a.weight.data(),
-              a.weight.stride(0), a.weight_scale, a.q.shape(0) * a.q.shape(1), static_cast<int>(a.q.shape(1))};
+  QueryCall c{a.q.data(),
+              a.q.stride(0),
+              a.q.stride(1),
+              a.table.data(),
+              a.weight.data(),
+              a.weight.stride(0),
+              a.weight_scale,
+              a.q.shape(0) * a.q.shape(1),
+              static_cast<int>(a.q.shape(1))};
   int64_t blocks = (c.rows + kThreads / 32 - 1) / (kThreads / 32);
   launch_early(context.stream, index_query_rows_kernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0, c);
 }

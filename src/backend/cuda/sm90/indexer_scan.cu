@@ -2,12 +2,12 @@
 // memory.
 //
 // Every block takes an equal run of the tiles (64 keys) of all sequences, four warpgroups take them in turn.
-// A lane copies the 32 bytes that it will expand itself, several tiles ahead, into a ring that its warp alone
-// uses, so that nothing waits for another warp. Keys are expanded in registers and multiplied with each
-// token's 64 queries (keys are the rows of the product, heads its columns). The weighted sum over heads is a
-// second, small product: relu of the dots in f16 (2^-12 relative) by weights split into two f16 parts. Beside
-// the scores goes the largest of every 16, from which topk_groups.cu finds where the k best can lie.
-// A score depends on its key and query alone.
+// A lane loads the 32 bytes that it expands itself, two tiles ahead, so that nothing waits for another warp,
+// and it expands the next tile while the tensor cores multiply the last one with a token's 64 queries (keys
+// are the rows of the product, heads its columns). The weighted sum over heads is a second, small product:
+// relu of the dots in f16 (2^-12 relative) by weights split into two f16 parts. Beside the scores goes the
+// largest of every 16, from which topk_groups.cu finds where the k best can lie. A score depends on its key
+// and query alone.
 #include <algorithm>
 
 #include "backend/cuda/sm90/indexer_keys.cuh"
@@ -21,10 +21,8 @@ namespace {
 
 constexpr int kGroups = 4;  // warpgroups
 constexpr int kScanThreads = kGroups * 128;
-constexpr int kWarps = kScanThreads / 32;
 constexpr int kTile = 64;
 constexpr int kWarpKeys = 16;  // of a tile
-constexpr int kStages = 4;     // tiles that a warp has under way
 constexpr int kScanTokens = 8;
 constexpr int kMaxSequences = 512;
 
@@ -47,8 +45,6 @@ struct ScanCall {
 
 // Shared memory behind the queries, which take max_tokens * 8192 bytes.
 struct ScanShared {
-  uint4 data[kWarps][kStages][2][32];  // rows 0..7 and 8..15 of a warp's keys, 16 bytes a lane
-  uint8_t scale[kWarps][kStages][2][32];
   // Fragments of the second product: column 0 the high parts, column 1 the low.
   uint4 weights[kScanTokens][32][2];
   float factor[kScanTokens][kIndexHeads];
@@ -91,207 +87,253 @@ __device__ void fill_first_tiles(const ScanCall& c, ScanShared& s) {
   if (lane == 0) s.first_tile[0] = 0;
 }
 
-// The tiles of one warp in order, as seen by its copies, which run ahead of its products.
-class TileCopies {
+// Sixteen keys as a lane of their warp holds them: its block of rows lane / 4 and lane / 4 + 8.
+struct RawKeys {
+  uint4 x, y;
+  uint32_t scale_x, scale_y;
+};
+
+// The keys of one sequence that a warp takes: every kGroups-th tile, its sixteen rows of each. Lane i holds
+// the page of the i-th tile of 32, and that of the 32 after them.
+class KeyLoads {
  public:
-  __device__ TileCopies(const ScanCall& c, ScanShared& s, const TileRun& run)
-      : c_(c),
-        s_(s),
-        warp_(threadIdx.x / 32),
-        lane_(threadIdx.x % 32),
-        end_(run.end),
-        sequence_(run.sequence),
-        next_(run.begin + warp_ / 4) {
-    enter();
+  __device__ KeyLoads(const ScanCall& c, int sequence, int tile) : c_(c), sequence_(sequence) {
+    int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * kWarpKeys, slot = row % c.keys.rows_per_page;
+    data_ = static_cast<uint32_t>(c.keys.data_offset) + slot * kKeyBytes + lane * 16;
+    scale_ = static_cast<uint32_t>(c.keys.scale_offset) + slot * 4 + lane;
+    row_ = (tile + lane * kGroups) * kTile + row;
+    next_ = page();
+    turn();
   }
 
-  // Starts the copy of the next tile, if there is one, as a group of its own.
-  __device__ __forceinline__ void start(int stage) {
-    if (next_ < end_) {
-      if (next_ >= s_.first_tile[sequence_ + 1]) {
-        enter();
-      } else if (held_ == 32) {
-        fetch();
-      }
-      uint64_t page = __shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(page_), held_++);
-      int row = (next_ - s_.first_tile[sequence_]) * kTile + warp_ % 4 * kWarpKeys;
-      if (row < visible_) {
-        int slot = row % c_.keys.rows_per_page;
-        auto* data =
-            reinterpret_cast<const uint8_t*>(page) + c_.keys.data_offset + slot * kKeyBytes + lane_ * 16;
-        copy_16(&s_.data[warp_][stage][0][lane_], data);
-        copy_16(&s_.data[warp_][stage][1][lane_], data + 512);
-        auto* scale = reinterpret_cast<const uint8_t*>(page) + c_.keys.scale_offset + slot * 4;
-        if (lane_ < 16) copy_4(&s_.scale[warp_][stage][0][0] + lane_ * 4, scale + lane_ * 4);
-      }
-      next_ += kGroups;
-    }
-    copy_commit();
+  // The next tile; behind the last one it reads keys that are there and not used.
+  __device__ __forceinline__ void load(RawKeys& raw) {
+    if (at_ == 32) turn();
+    uint64_t address = __shfl_sync(0xffffffffu, page_, at_++);
+    raw.x = stream_16(address + data_);
+    raw.y = stream_16(address + data_ + 512);
+    raw.scale_x = load_byte(address + scale_);
+    raw.scale_y = load_byte(address + scale_ + 32);
   }
 
  private:
-  // Goes to the sequence of the next tile.
-  __device__ void enter() {
-    if (next_ >= end_) return;
-    while (next_ >= s_.first_tile[sequence_ + 1]) ++sequence_;
-    const CacheSequence& q = c_.sequences[sequence_];
-    visible_ = static_cast<int>((q.span.start + q.span.tokens) / c_.ratio);
-    pages_ = q.pages;
-    fetch();
+  __device__ __forceinline__ void turn() {
+    at_ = 0;
+    page_ = next_;
+    row_ += 32 * kGroups * kTile;
+    next_ = page();
   }
-  // Lane i takes the page of this warp's i-th tile from here.
-  __device__ void fetch() {
-    int row = (next_ + lane_ * kGroups - s_.first_tile[sequence_]) * kTile + warp_ % 4 * kWarpKeys;
-    page_ = row < visible_ ? pages_[row / c_.keys.rows_per_page] : nullptr;
-    held_ = 0;
+  // Little is kept in registers for this, which happens once in 32 tiles.
+  __device__ __forceinline__ uint64_t page() const {
+    const CacheSequence& q = c_.sequences[sequence_];
+    int last = static_cast<int>((q.span.start + q.span.tokens) / c_.ratio) - 1;
+    return reinterpret_cast<uint64_t>(q.pages[min(row_, last) / c_.keys.rows_per_page]);
   }
 
   const ScanCall& c_;
-  ScanShared& s_;
-  int warp_, lane_, end_, sequence_, next_;
-  int visible_ = 0, held_ = 0;
-  std::byte* const* pages_ = nullptr;
-  const std::byte* page_ = nullptr;
+  int sequence_, row_, at_ = 0;
+  uint32_t data_, scale_;  // offsets in a page
+  uint64_t page_, next_;
 };
 
-// Queries of one sequence's tokens to shared memory. All math threads.
-__device__ void load_queries(const ScanCall& c, const SequenceSpan& span, uint8_t* query, ScanShared& s) {
+// A fragments of sixteen keys, and the factors of this lane's two rows.
+struct ExpandedKeys {
+  uint32_t a[4][4];
+  float fx, fy;
+
+  __device__ __forceinline__ void expand(const RawKeys& raw, const uint2* tables) {
+    auto sx = static_cast<int>(raw.scale_x), sy = static_cast<int>(raw.scale_y);
+    int mx = row_scale(sx), my = row_scale(sy);
+    uint2 tx = tables[min(mx - sx, kScaleTables - 1)], ty = tables[min(my - sy, kScaleTables - 1)];
+    expand_nibbles(raw.x.x, tx, a[0][0], a[0][2]);
+    expand_nibbles(raw.y.x, ty, a[0][1], a[0][3]);
+    expand_nibbles(raw.x.y, tx, a[1][0], a[1][2]);
+    expand_nibbles(raw.y.y, ty, a[1][1], a[1][3]);
+    expand_nibbles(raw.x.z, tx, a[2][0], a[2][2]);
+    expand_nibbles(raw.y.z, ty, a[2][1], a[2][3]);
+    expand_nibbles(raw.x.w, tx, a[3][0], a[3][2]);
+    expand_nibbles(raw.y.w, ty, a[3][1], a[3][3]);
+    fx = row_factor(mx);
+    fy = row_factor(my);
+  }
+  // Everything is computed here and not where it is used, which would be behind the product that it should
+  // run beside.
+  __device__ __forceinline__ void pin() {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3]) : : "memory");
+  }
+};
+
+// One token's queries on their way, four heads a warp.
+struct QueryLoads {
+  static constexpr int kHeads = kIndexHeads / (kScanThreads / 32);
+  float4 x[kHeads];
+  float weight[kHeads];
+
+  __device__ __forceinline__ void start(const ScanCall& c, int64_t row) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i) {
+      int head = warp * kHeads + i;
+      x[i] = reinterpret_cast<const float4*>(c.q + row * c.q_token + head * kIndexDim)[lane];
+      weight[i] = c.weight[row * c.weight_token + head];
+    }
+  }
+  __device__ __forceinline__ void store(const ScanCall& c, int64_t row, uint8_t* query, float* factors) {
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < kHeads; ++i) {
+      int head = warp * kHeads + i;
+      if (c.table != nullptr) x[i] = transform_query(x[i], c.table + row * 64, lane);
+      float factor = store_query_head(query, head, x[i], lane);
+      if (lane == 0) factors[head] = factor * (weight[i] * c.weight_scale);
+    }
+  }
+};
+
+// Queries of one sequence's tokens to shared memory, the first token's from `loads`. All threads.
+__device__ void store_queries(const ScanCall& c, const SequenceSpan& span, QueryLoads& loads, uint8_t* query,
+                              ScanShared& s) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, tokens = static_cast<int>(span.tokens);
   named_barrier(1, kScanThreads);  // the last sequence's queries are done with
-#pragma unroll 4
-  for (int i = warp; i < tokens * kIndexHeads; i += kScanThreads / 32) {
-    int token = i / kIndexHeads, head = i % kIndexHeads;
-    const float* q = c.q + (span.first_row + token) * c.q_token + head * kIndexDim;
-    float4 x = reinterpret_cast<const float4*>(q)[lane];
-    if (c.table != nullptr) x = transform_query(x, c.table + (span.first_row + token) * 64, lane);
-    float factor = store_query_head(query + token * kIndexHeads * kIndexDim, head, x, lane);
-    if (lane == 0)
-      s.factor[token][head] = factor * (c.weight[(span.first_row + token) * c.weight_token + head] * c.weight_scale);
+  loads.store(c, span.first_row, query, s.factor[0]);
+  for (int token = 1; token < tokens; ++token) {
+    loads.start(c, span.first_row + token);
+    loads.store(c, span.first_row + token, query + token * kIndexHeads * kIndexDim, s.factor[token]);
   }
   fence_async_shared();
   named_barrier(1, kScanThreads);
   if (warp < tokens) {
-    const float* w = s.factor[warp];
-    // A power of two that brings the largest weight below 1.
-    float largest = fmaxf(warp_max(fmaxf(fabsf(w[lane]), fabsf(w[lane + 32]))), 0x1p-100f);
-    uint32_t exponent = (__float_as_uint(largest) >> 23) + 1;
-    float down = __uint_as_float((254 - exponent) << 23);
-    uint32_t words[8];
-    for (int i = 0; i < 8; ++i) {
-      int head = i / 2 * 16 + i % 2 * 8 + lane % 4 * 2;
-      float x = w[head] * down, y = w[head + 1] * down;
-      __half2 part = __floats2half2_rn(x, y);
-      if (lane / 4 == 1) part = __floats2half2_rn(x - __low2float(part), y - __high2float(part));
-      words[i] = lane / 4 < 2 ? *reinterpret_cast<uint32_t*>(&part) : 0;
-    }
-    s.weights[warp][lane][0] = {words[0], words[1], words[2], words[3]};
-    s.weights[warp][lane][1] = {words[4], words[5], words[6], words[7]};
-    if (lane == 0) {
-      s.unit[warp] = __uint_as_float(exponent << 23);
-      s.visible[warp] = static_cast<int>((span.start + warp + 1) / c.ratio);
-    }
+    s.unit[warp] = weight_fragments(s.factor[warp], s.weights[warp][lane], lane);
+    if (lane == 0) s.visible[warp] = static_cast<int>((span.start + warp + 1) / c.ratio);
   }
   named_barrier(1, kScanThreads);
 }
 
-// Weighted sum over heads of relu(d): column 0 and 1 of `sum` hold the two parts for rows lane / 4 and lane /
-// 4 + 8.
-__device__ __forceinline__ void sum_heads(const float (&d)[32], const uint4 (&weights)[2], float (&sum)[4]) {
-  const uint32_t w[8] = {weights[0].x, weights[0].y, weights[0].z, weights[0].w,
-                         weights[1].x, weights[1].y, weights[1].z, weights[1].w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) sum[i] = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    mma_16x8x16(sum, relu_f16x2(d[8 * i], d[8 * i + 1]), relu_f16x2(d[8 * i + 2], d[8 * i + 3]),
-                relu_f16x2(d[8 * i + 4], d[8 * i + 5]), relu_f16x2(d[8 * i + 6], d[8 * i + 7]), w[2 * i],
-                w[2 * i + 1]);
+// Where a token's scores of a warp's keys go.
+struct ScorePlace {
+  float* score;      // of row lane / 4
+  float* group_max;  // of the sixteen keys
+  int left;          // visible entries from row lane / 4 on
+
+  __device__ __forceinline__ void step() {
+    score += kGroups * kTile;
+    group_max += kGroups * kTile / kWarpKeys;
+    left -= kGroups * kTile;
+  }
+  __device__ __forceinline__ void store(const float (&d)[32], const uint4 (&weights)[2], float fx,
+                                        float fy) const {
+    float sum[4];
+    sum_heads(d, weights, sum);
+    float high = left > 0 ? (sum[0] + sum[1]) * fx : -INFINITY,
+          low = left > 8 ? (sum[2] + sum[3]) * fy : -INFINITY;
+    if (threadIdx.x % 4 == 0) {
+      score[0] = high;
+      score[8] = low;
+    }
+    float best = fmaxf(high, low);
+    best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 4));
+    best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 8));
+    best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 16));
+    if (threadIdx.x % 32 == 0) *group_max = best;
+  }
+};
+
+// Tiles tile, tile + kGroups, ... below end of one sequence, counted from its first entry.
+template <bool kOneToken>
+__device__ __forceinline__ void score_tiles(const ScanCall& c, const SequenceSpan& span, KeyLoads& loads,
+                                            int tile, int end, const uint8_t* query, const ScanShared& s,
+                                            RawKeys& even, RawKeys& odd) {
+  int lane = threadIdx.x % 32, key = tile * kTile + threadIdx.x / 32 % 4 * kWarpKeys + lane / 4;
+  int tokens = kOneToken ? 1 : static_cast<int>(span.tokens);
+  uint64_t queries = matrix_descriptor(query);
+  ScorePlace place{c.scores + span.first_row * c.capacity + key,
+                   c.group_max + (span.first_row * c.capacity + key) / kWarpKeys, s.visible[0] - key};
+  float unit = s.unit[0];
+  // The product of `now`, and the expansion of `raw` into `next` beside it.
+  auto step = [&](const ExpandedKeys& now, ExpandedKeys& next, RawKeys& raw) {
+    float d[32];
+    multiply(d, now.a, queries);
+    next.expand(raw, s.tables);
+    next.pin();
+    loads.load(raw);
+    uint4 weights[2] = {s.weights[0][lane][0], s.weights[0][lane][1]};
+    wgmma_wait<0>();
+    place.store(d, weights, now.fx * unit, now.fy * unit);
+    if constexpr (!kOneToken) {
+      for (int token = 1; token < tokens; ++token) {
+        multiply(d, now.a, queries + token * (kIndexHeads * kIndexDim / 16));
+        ScorePlace other{place.score + token * c.capacity, place.group_max + token * (c.capacity / kWarpKeys),
+                         place.left + s.visible[token] - s.visible[0]};
+        uint4 w[2] = {s.weights[token][lane][0], s.weights[token][lane][1]};
+        float u = s.unit[token];
+        wgmma_wait<0>();
+        other.store(d, w, now.fx * u, now.fy * u);
+      }
+    }
+    place.step();
+  };
+  ExpandedKeys first, second;
+  if (tile < end) {
+    first.expand(even, s.tables);
+    loads.load(even);
+  }
+  for (; tile < end; tile += 2 * kGroups) {
+    step(first, second, odd);
+    if (tile + kGroups >= end) break;
+    step(second, first, even);
   }
 }
 
-__device__ __forceinline__ void score_tiles(const ScanCall& c, uint8_t* query, ScanShared& s) {
+template <bool kOneToken>
+__device__ __forceinline__ void run_block(const ScanCall& c, uint8_t* query, ScanShared& s) {
   TileRun run(s, c.num_sequences);
-  int group = threadIdx.x / 128, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  TileCopies copies(c, s, run);
-#pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) copies.start(i);
-  int stage = 0;
+  int group = threadIdx.x / 128;
+  if (run.begin == run.end) wait_for_previous_kernels();
   for (int at = run.begin, sequence = run.sequence; at < run.end; ++sequence) {
     int first = s.first_tile[sequence], end = min(run.end, s.first_tile[sequence + 1]);
     if (at >= end) continue;
     SequenceSpan span = c.sequences[sequence].span;
-    load_queries(c, span, query, s);
-    int tokens = static_cast<int>(span.tokens);
-    for (int t = at + (group - (at - run.begin) % kGroups + kGroups) % kGroups; t < end; t += kGroups) {
-      copy_wait<kStages - 2>();
-      __syncwarp();
-      uint4 x = s.data[warp][stage][0][lane], y = s.data[warp][stage][1][lane];
-      int sx = s.scale[warp][stage][0][lane], sy = s.scale[warp][stage][1][lane];
-      // Into the stage that the warp has read before the barrier above.
-      copies.start(stage == 0 ? kStages - 1 : stage - 1);
-      stage = stage == kStages - 1 ? 0 : stage + 1;
-      int mx = row_scale(sx), my = row_scale(sy);
-      uint2 tx = s.tables[min(mx - sx, kScaleTables - 1)], ty = s.tables[min(my - sy, kScaleTables - 1)];
-      uint32_t a[4][4];
-      expand_nibbles(x.x, tx, a[0][0], a[0][2]);
-      expand_nibbles(y.x, ty, a[0][1], a[0][3]);
-      expand_nibbles(x.y, tx, a[1][0], a[1][2]);
-      expand_nibbles(y.y, ty, a[1][1], a[1][3]);
-      expand_nibbles(x.z, tx, a[2][0], a[2][2]);
-      expand_nibbles(y.z, ty, a[2][1], a[2][3]);
-      expand_nibbles(x.w, tx, a[3][0], a[3][2]);
-      expand_nibbles(y.w, ty, a[3][1], a[3][3]);
-      float fx = e8m0_value(mx), fy = e8m0_value(my);
-      int key = (t - first) * kTile + warp % 4 * kWarpKeys + lane / 4;
-      for (int token = 0; token < tokens; ++token) {
-        uint64_t b = matrix_descriptor(query + token * kIndexHeads * kIndexDim);
-        float d[32];
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < 4; ++k) wgmma_64x64x32(d, a[k], b + 2 * k, k > 0);
-        wgmma_commit();
-        uint4 weights[2] = {s.weights[token][lane][0], s.weights[token][lane][1]};
-        float unit = s.unit[token];
-        wgmma_wait<0>();
-        float sum[4];
-        sum_heads(d, weights, sum);
-        int visible = s.visible[token];
-        float high = key < visible ? (sum[0] + sum[1]) * unit * fx : -INFINITY;
-        float low = key + 8 < visible ? (sum[2] + sum[3]) * unit * fy : -INFINITY;
-        int64_t line = span.first_row + token;
-        if (lane % 4 == 0) {
-          c.scores[line * c.capacity + key] = high;
-          c.scores[line * c.capacity + key + 8] = low;
-        }
-        float best = fmaxf(high, low);
-        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 4));
-        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 8));
-        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 16));
-        if (lane == 0) c.group_max[(line * c.capacity + key) / kWarpKeys] = best;
-      }
-    }
+    // Up to here only the batch was read.
+    if (at == run.begin) wait_for_previous_kernels();
+    QueryLoads queries;
+    queries.start(c, span.first_row);
+    // The groups take turns from the start of a sequence's run.
+    int tile = at - first + group;
+    KeyLoads loads(c, sequence, tile);
+    RawKeys even, odd;
+    loads.load(even);
+    loads.load(odd);
+    store_queries(c, span, queries, query, s);
+    score_tiles<kOneToken>(c, span, loads, tile, end - first, query, s, even, odd);
     at = end;
   }
 }
 
+template <bool kOneToken>
 __global__ void __launch_bounds__(kScanThreads, 1) index_scan_kernel(const __grid_constant__ ScanCall c) {
   extern __shared__ __align__(1024) uint8_t memory[];
   ScanShared& s = *reinterpret_cast<ScanShared*>(memory + c.max_tokens * kIndexHeads * kIndexDim);
   if (threadIdx.x < kScaleTables) s.tables[threadIdx.x] = scale_table(threadIdx.x);
-  wait_for_previous_kernels();
-  let_next_kernel_start();
   if (threadIdx.x < 32) fill_first_tiles(c, s);
   __syncthreads();
-  score_tiles(c, memory, s);
+  let_next_kernel_start();
+  run_block<kOneToken>(c, memory, s);
 }
 
 }  // namespace
 
-bool index_scan_serves(const IndexSelectArgs& a) {
-  int rows = a.place.keys.rows_per_page;
+bool index_kernels_serve(const IndexSelectArgs& a) {
   return a.q.shape(1) == kIndexHeads && a.q.shape(2) == kIndexDim && a.q.stride(1) == kIndexDim &&
          a.q.stride(0) % 4 == 0 && reinterpret_cast<uintptr_t>(a.q.data()) % 16 == 0 && a.format.quantised &&
-         rows % kWarpKeys == 0 && a.place.keys.data_offset % 16 == 0 && a.place.keys.scale_offset % 16 == 0 &&
+         a.place.keys.rows_per_page % kWarpKeys == 0 && a.place.keys.data_offset % 16 == 0 &&
+         a.place.keys.scale_offset % 16 == 0 && a.place.keys.data_offset < INT32_MAX &&
+         a.place.keys.scale_offset < INT32_MAX;
+}
+
+bool index_scan_serves(const IndexSelectArgs& a) {
+  return index_kernels_serve(a) && kTile % a.place.keys.rows_per_page == 0 &&
          a.batch.sequences.shape(0) <= kMaxSequences && a.batch.max_tokens <= kScanTokens &&
          topk_groups_serve(a);
 }
@@ -304,7 +346,8 @@ IndexScores take_index_scores(CudaContext& context, const IndexSelectArgs& a) {
   return s;
 }
 
-void index_scan(CudaContext& context, const IndexSelectArgs& a, const IndexScores& out, const IndexQueryArgs* query) {
+void index_scan(CudaContext& context, const IndexSelectArgs& a, const IndexScores& out,
+                const IndexQueryArgs* query) {
   ScanCall c;
   c.q = a.q.data();
   c.q_token = a.q.stride(0);
@@ -322,9 +365,10 @@ void index_scan(CudaContext& context, const IndexSelectArgs& a, const IndexScore
   c.group_max = out.group_max;
   int64_t tiles = std::max<int64_t>(1, c.num_sequences * (out.capacity / kTile));
   int shared = c.max_tokens * kIndexHeads * kIndexDim + static_cast<int>(sizeof(ScanShared));
-  cudaFuncSetAttribute(index_scan_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   dim3 grid(static_cast<unsigned>(std::min<int64_t>(context.sm_count, tiles)));
-  launch_early(context.stream, index_scan_kernel, grid, kScanThreads, shared, c);
+  auto kernel = c.max_tokens == 1 ? index_scan_kernel<true> : index_scan_kernel<false>;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  launch_early(context.stream, kernel, grid, kScanThreads, shared, c);
 }
 
 void index_scan_select(CudaContext& context, const IndexSelectArgs& a, const IndexScores& s) {

@@ -1,15 +1,16 @@
-// Weights streamed once from memory to registers; see linear_stream.h.
+// Weights streamed once from memory; see linear_stream.h.
 //
 //   CTA: 8 warps, each owns 128 bytes of every KB of K     cluster: `split` CTAs, each a slice of K
-//   tile: 16 weight rows     step: 4 pieces of 16 rows x 128 bytes a warp, all in flight while the four before are used
+//   piece: 16 weight rows x 128 bytes, a warp's unit of work; each warp has kStages of them under way
 //
-// The first step's weights are asked for before the kernel in front has ended (they depend on nobody). A warp's part of x
-// stays in registers, in the layout of the tensor core's second operand, for the whole kernel. After each step the warps'
-// sums are added in order through shared memory; batch by batch the CTAs' sums of a cluster through distributed shared
-// memory. K is dealt to lanes so that one 16-byte load of a weight row feeds whole products: any order of K is right as
-// long as both operands use the same.
+// A lane copies (cp.async) just those bytes that it will multiply itself, into a ring of its own in shared memory: no lane
+// waits for another, and the ring is full of weights before the kernel in front has ended (weights depend on nobody). A
+// warp's part of x stays in registers, in the layout of the tensor core's second operand, for the whole kernel. After
+// every few tiles the warps' sums are added in order through shared memory; batch by batch the CTAs' sums of a cluster
+// through distributed shared memory. K is dealt to lanes so that one 16-byte load of a weight row feeds whole products:
+// any order of K is right as long as both operands use the same.
 //
-// A ring in shared memory filled by row-wise bulk copies was slower (docs/gpu-notes/linear.md).
+// A ring for the whole CTA filled by bulk copies, and pieces held in registers, were slower (docs/gpu-notes/linear.md).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -25,8 +26,8 @@ constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTileRows = 16;
 constexpr int kChunk = 1024;       // bytes of a weight row that the CTA's warps cover side by side
-constexpr int kPieces = 4;         // of a step
-constexpr int kBatchBytes = 8192;  // of a CTA's sums between two exchanges in the cluster
+constexpr int kPieceBytes = 2048;
+constexpr int kScaleBytes = kWarps * 2;  // a tile's weight scales, in bf16, for each KB of a slice
 
 struct Segment {
   const uint8_t* data;
@@ -54,24 +55,24 @@ struct Plan {
   int tokens;
   int k;
   int split;
-  int ahead;
 };
 
-// Where things lie in dynamic shared memory, for NT tiles of 8 tokens and KC KB of K.
+// Where things lie in dynamic shared memory, for NT tiles of 8 tokens and slices of KC KB.
 template <int NT, int KC>
 struct Layout {
-  static constexpr int kStepTiles = kPieces / KC;
-  static constexpr int kSumStride = 8 * NT + 2;                 // floats between rows of sums: no bank conflicts
-  static constexpr int kTileSums = kTileRows * kSumStride;      // floats
-  static constexpr int kWarpSumsBytes = kStepTiles * kTileSums * 4;
-  static constexpr int kBatchTiles = std::max(kStepTiles, kBatchBytes / (kTileRows * 8 * NT * 4));
-  static constexpr int kWarpSums = 0;                           // [2][warps][step tiles]
-  static constexpr int kCtaSums = 2 * kWarps * kWarpSumsBytes;  // [batch tiles]
-  static constexpr int kBarriers = kCtaSums + kBatchTiles * kTileSums * 4;
-  static constexpr int kBytes = kBarriers + 2 * 8;
+  static constexpr int kStages = KC == 1 ? 5 : 3;             // tiles in a warp's ring
+  static constexpr int kStepTiles = NT == 1 && KC == 1 ? 2 : 1;  // between two sums over the warps
+  static constexpr int kBatchTiles = KC == 1 ? 8 : 4;         // between two exchanges in the cluster
+  static constexpr int kMaxTiles = KC == 1 ? 256 : 96;        // of a CTA, with FP8 weights: room for their scales
+  static constexpr int kSumStride = 8 * NT + 2;               // floats between rows of sums: no bank conflicts
+  static constexpr int kTileSums = kTileRows * kSumStride;    // floats
+  static constexpr int kRing = 0;                             // [warps][stages][KC][piece]
+  static constexpr int kWarpSums = kRing + kWarps * kStages * KC * kPieceBytes;         // [2][step tiles][warps]
+  static constexpr int kCtaSums = kWarpSums + 2 * kStepTiles * kWarps * kTileSums * 4;  // [batch tiles]
+  static constexpr int kScales = kCtaSums + kBatchTiles * kTileSums * 4;                // [tiles][warps][KC] bf16
+  static constexpr int kBytes = kScales + kMaxTiles * kScaleBytes * KC;
 };
-
-__device__ __forceinline__ float e8m0(uint32_t byte) { return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23); }
+constexpr int max_tiles(int chunks) { return chunks == 1 ? Layout<1, 1>::kMaxTiles : Layout<1, 2>::kMaxTiles; }
 
 __device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
   __half2 h = __floats2half2_rn(lo, hi);
@@ -175,78 +176,96 @@ __device__ __forceinline__ void load_operands(const Plan& plan, const Part& part
 
 // --- weights ---
 
-// 16 rows x 128 bytes of a warp: this lane's 16 bytes of rows g and g+8, in both halves; and the scale's e8m0 byte.
+// 16 rows x 128 bytes of a warp: this lane's 16 bytes of rows g and g+8, in both halves.
 struct Piece {
   uint4 top[2], bottom[2];
-  uint32_t scale;
 };
 
-__device__ __forceinline__ uint4 load_streaming(const uint8_t* p) {
+__device__ __forceinline__ void copy_async(uint32_t to, const uint8_t* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+__device__ __forceinline__ uint4 load_shared(uint32_t address) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
   return v;
 }
 
-// Walks the tiles of a job upwards.
-template <bool BF16>
-class WeightCursor {
+// Walks the tiles of a job upwards and copies this lane's share of each: 16 bytes of rows g and g+8, in both halves of the
+// warp's 128 bytes, in every KB of the slice.
+template <bool BF16, int KC>
+class WeightCopier {
  public:
-  __device__ WeightCursor(const Plan& plan, const Part& part) : plan_(plan), part_(part), row_bytes_(row_bytes<BF16>(plan)) {
-    enter(part.job.first_segment);
+  __device__ WeightCopier(const Plan& plan, const Part& part)
+      : plan_(plan), part_(part), row_bytes_(row_bytes<BF16>(plan)), tile_(part.begin) {
+    const uint32_t at = threadIdx.x / 32 * 128;
+    chunks_ = part.slice_bytes > at ? static_cast<int>((part.slice_bytes - at + kChunk - 1) / kChunk) : 0;
+    if (tile_ < part.end) aim();
   }
-  // The piece of this warp in KB `chunk` of the slice, of tile `tile`; never a smaller tile than before.
-  __device__ __forceinline__ void load(int tile, int chunk, Piece& piece) {
-    reach(tile);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t at = chunk * kChunk + warp * 128, in_row = part_.slice_begin + at;
-    // Rows past the end repeat the last one; nobody reads their sums.
-    const int row = (tile - first_tile_) * kTileRows, top = min(row + lane / 4, rows_ - 1), bottom = min(row + lane / 4 + 8, rows_ - 1);
-    if (at >= part_.slice_bytes) return;
-    const uint8_t* p = data_ + in_row + lane % 4 * 16;
+  // The next tile, to this lane's place in a stage.
+  __device__ __forceinline__ void copy(uint32_t to) {
+    if (tile_ < part_.end) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      piece.top[half] = load_streaming(p + int64_t{top} * row_bytes_ + half * 64);
-      piece.bottom[half] = load_streaming(p + int64_t{bottom} * row_bytes_ + half * 64);
+      for (int chunk = 0; chunk < KC; ++chunk) {
+        if (chunk >= chunks_) continue;
+        copy_async(to + chunk * kPieceBytes, top_ + chunk * kChunk);
+        copy_async(to + chunk * kPieceBytes + 512, top_ + chunk * kChunk + 64);
+        copy_async(to + chunk * kPieceBytes + 1024, bottom_ + chunk * kChunk);
+        copy_async(to + chunk * kPieceBytes + 1536, bottom_ + chunk * kChunk + 64);
+      }
+      ++tile_;
+      if (--left_ > 0) {
+        top_ += kTileRows * row_bytes_;
+        bottom_ += kTileRows * row_bytes_;
+      } else if (tile_ < part_.end) {
+        aim();
+      }
     }
-    if constexpr (!BF16) piece.scale = __ldg(scale_ + (first_row_ + row) / 128 * scale_stride() + in_row / 128);
+    commit_copies();
   }
-
-  // Asks for the same bytes to be brought to L2: lanes 0..15 one line each.
-  __device__ __forceinline__ void prefetch(int tile, int chunk) {
-    reach(tile);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t at = chunk * kChunk + warp * 128;
-    const int row = min((tile - first_tile_) * kTileRows + lane, rows_ - 1);
-    if (at < part_.slice_bytes && lane < kTileRows)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(data_ + int64_t{row} * row_bytes_ + part_.slice_begin + at));
-  }
+  // KBs of the slice in which this warp has weights.
+  __device__ int chunks() const { return chunks_; }
 
  private:
-  __device__ void reach(int tile) {
-    while (tile >= last_tile_) enter(segment_ + 1);
-  }
-  __device__ int scale_stride() const { return plan_.k / 128; }
-  __device__ void enter(int segment) {
-    segment_ = segment;
-    const Segment& s = plan_.segments[segment];
-    first_tile_ = s.first_tile;
-    last_tile_ = first_tile_ + (s.rows + kTileRows - 1) / kTileRows;
-    rows_ = s.rows;
-    first_row_ = s.first_row;
-    data_ = s.data + int64_t{s.first_row} * row_bytes_;
-    scale_ = s.scale;
+  // Points at tile_. The pointers then hold for left_ tiles: to the end of the segment's whole tiles. In a tile that is not
+  // whole, rows past the end repeat the last one; nobody reads their sums.
+  __device__ __forceinline__ void aim() {
+    const Segment& s = segment_of(plan_, part_.job, tile_);
+    const int lane = threadIdx.x % 32, row = (tile_ - s.first_tile) * kTileRows;
+    left_ = max(1, (s.rows - row) / kTileRows);
+    const uint8_t* p = s.data + part_.slice_begin + threadIdx.x / 32 * 128 + lane % 4 * 16;
+    top_ = p + int64_t{s.first_row + min(row + lane / 4, s.rows - 1)} * row_bytes_;
+    bottom_ = p + int64_t{s.first_row + min(row + lane / 4 + 8, s.rows - 1)} * row_bytes_;
   }
 
   const Plan& plan_;
   const Part& part_;
   uint32_t row_bytes_;
-  int segment_, first_tile_, last_tile_, rows_, first_row_;
-  const uint8_t *data_, *scale_;
+  int tile_, chunks_, left_ = 0;
+  const uint8_t *top_ = nullptr, *bottom_ = nullptr;
 };
+
+// The scales of all the CTA's FP8 tiles, as bf16 (which has 2^-127 too), [tiles][warps][KC].
+template <int KC>
+__device__ void load_scales(const Plan& plan, const Part& part, uint16_t* scales) {
+  const int columns = kWarps * KC, blocks = plan.k / 128;
+  for (int i = threadIdx.x; i < (part.end - part.begin) * columns; i += kThreads) {
+    const int tile = part.begin + i / columns, warp = i % columns / KC, chunk = i % KC;
+    const uint32_t at = chunk * kChunk + warp * 128;
+    const Segment& s = segment_of(plan, part.job, tile);
+    const int row = s.first_row + (tile - s.first_tile) * kTileRows;
+    const uint32_t byte = at < part.slice_bytes ? __ldg(s.scale + int64_t{row / 128} * blocks + (part.slice_begin + at) / 128) : 0;
+    scales[i] = byte == 0 ? 0x0040 : static_cast<uint16_t>(byte << 7);
+  }
+}
 
 // acc += 16 weight rows x 128 bytes.
 template <bool BF16, int NT>
-__device__ __forceinline__ void multiply(const Piece& piece, const uint32_t (&b)[NT][16], const float (&scale)[NT][2], float (&acc)[NT][4]) {
+__device__ __forceinline__ void multiply(const Piece& piece, float weight_scale, const uint32_t (&b)[NT][16], const float (&scale)[NT][2], float (&acc)[NT][4]) {
   float sum[2][NT][4] = {};  // of both halves: two chains of products run side by side
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -273,7 +292,7 @@ __device__ __forceinline__ void multiply(const Piece& piece, const uint32_t (&b)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float both = sum[0][nt][i] + sum[1][nt][i];
-      acc[nt][i] = BF16 ? acc[nt][i] + both : fmaf(both, e8m0(piece.scale) * scale[nt][i % 2], acc[nt][i]);
+      acc[nt][i] = BF16 ? acc[nt][i] + both : fmaf(both, weight_scale * scale[nt][i % 2], acc[nt][i]);
     }
 }
 
@@ -285,18 +304,14 @@ __device__ __forceinline__ void write_out(const Plan& plan, const Part& part, in
   if (n < s.rows) s.out[token * s.out_stride + n] = value;
 }
 
-// Adds the CTAs' sums of `tiles` tiles, from `first` on, in order of rank, and writes them out. All consumers.
+// Adds the CTAs' sums of `tiles` tiles, from `first` on, in order of rank, and writes them out.
 template <int NT, int KC>
-__device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, uint32_t ready, uint32_t done, uint32_t rank, int first,
-                         int tiles, int batch) {
+__device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, uint32_t rank, int first, int tiles) {
   using L = Layout<NT, KC>;
-  const int tid = threadIdx.x;
-  __syncthreads();
-  if (tid < plan.split) ptx::barrier_arrive_remote(ptx::map_rank(ready, tid));
-  ptx::barrier_wait_cluster(ready, batch & 1);
-  const int count = tiles * kTileRows * plan.tokens;
-  for (int e = rank * kThreads + tid; e < count; e += plan.split * kThreads) {
-    const int row = e % kTileRows, token = e / kTileRows % plan.tokens, tile = e / kTileRows / plan.tokens;
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+  for (int e = rank * kThreads + threadIdx.x; e < tiles * kTileRows * plan.tokens; e += plan.split * kThreads) {
+    const int row = e % kTileRows, tile = e / kTileRows % tiles, token = e / kTileRows / tiles;
     const uint32_t at = cta_sums + 4 * (tile * L::kTileSums + row * L::kSumStride + token);
     float part_sum[8], sum = 0.f;
 #pragma unroll
@@ -307,98 +322,107 @@ __device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, 
       if (r < plan.split) sum += part_sum[r];
     write_out(plan, part, first + tile, row, token, sum);
   }
-  __syncthreads();
-  if (tid < plan.split) ptx::barrier_arrive_remote(ptx::map_rank(done, tid));
+  // Nobody overwrites his sums, or ends, while others read them.
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
 }
 
 template <bool BF16, int NT, int KC>
 __device__ void stream(const Plan& plan, const Part& part, unsigned char* memory, uint32_t rank) {
   using L = Layout<NT, KC>;
+  constexpr int kStep = L::kStepTiles, kStageBytes = KC * kPieceBytes;
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
-  float* warp_sums = reinterpret_cast<float*>(memory + L::kWarpSums);
   float* cta_sums = reinterpret_cast<float*>(memory + L::kCtaSums);
-  const uint32_t ready = ptx::shared_address(memory + L::kBarriers), done = ready + 8;
+  uint16_t* scales = reinterpret_cast<uint16_t*>(memory + L::kScales);
+  const uint32_t ring = ptx::shared_address(memory) + L::kRing + warp * L::kStages * kStageBytes + lane * 16;
+  const uint32_t ring_end = ring + L::kStages * kStageBytes;
 
-  WeightCursor<BF16> cursor(plan, part);
-  Piece pieces[kPieces];
-#pragma unroll
-  for (int u = 0; u < kPieces; ++u)
-    if (part.begin + u / KC < part.end) cursor.load(part.begin + u / KC, u % KC, pieces[u]);
-  if (plan.ahead > 0) {
-    WeightCursor<BF16> later = cursor;
-    for (int i = kPieces; i < kPieces + plan.ahead && part.begin + i / KC < part.end; ++i) later.prefetch(part.begin + i / KC, i % KC);
-  }
+  // Copies run kStages - 1 tiles ahead.
+  WeightCopier<BF16, KC> copier(plan, part);
+#pragma unroll 1
+  for (int i = 0; i < L::kStages - 1; ++i) copier.copy(ring + i * kStageBytes);
+  if (!BF16) load_scales<KC>(plan, part, scales);
   ptx::wait_for_dependencies();
   Operands<NT, KC> op;
   load_operands<BF16>(plan, part, op);
-  if (plan.split > 1) ptx::cluster_wait();  // the other CTAs' barriers are there
+  __syncthreads();  // the scales are there
 
-  int step = 0, batch = 0, batch_first = part.begin;
-  for (int first = part.begin; first < part.end; first += L::kStepTiles, ++step) {
-    float* step_sums = warp_sums + (step & 1) * kWarps * L::kStepTiles * L::kTileSums;
-    float acc[NT][4];
+  const int chunks = copier.chunks();
+  const uint16_t* scale = scales + warp * KC;  // of the next tile
+  uint32_t at = ring, free = ring_end - kStageBytes;
+  // This lane's place in its warp's sums of a step, in either half of the buffer.
+  float* sums = reinterpret_cast<float*>(memory + L::kWarpSums) + warp * L::kTileSums + lane / 4 * L::kSumStride + lane % 4 * 2;
+  const float* all_sums = reinterpret_cast<const float*>(memory + L::kWarpSums);
+  int flip = kStep * kWarps * L::kTileSums, batch_first = part.begin;
+  for (int first = part.begin; first < part.end; first += kStep) {
+    wait_copies<L::kStages - 1 - kStep>();
+    Piece pieces[kStep][KC];
 #pragma unroll
-    for (int u = 0; u < kPieces; ++u) {
-      const int tile = first + u / KC, chunk = u % KC;
-      if (tile >= part.end) break;
-      if (chunk == 0) {
+    for (int t = 0; t < kStep; ++t) {
 #pragma unroll
-        for (int nt = 0; nt < NT; ++nt) acc[nt][0] = acc[nt][1] = acc[nt][2] = acc[nt][3] = 0.f;
+      for (int chunk = 0; chunk < KC; ++chunk) {
+        const uint32_t piece = at + chunk * kPieceBytes;
+        pieces[t][chunk] = {{load_shared(piece), load_shared(piece + 512)}, {load_shared(piece + 1024), load_shared(piece + 1536)}};
       }
-      if (chunk * kChunk + warp * 128 < part.slice_bytes) multiply<BF16, NT>(pieces[u], op.b[chunk], op.scale[chunk], acc);
-      if (tile + L::kStepTiles < part.end) cursor.load(tile + L::kStepTiles, chunk, pieces[u]);
-      if (chunk == KC - 1) {
-        float* mine = step_sums + (u / KC * kWarps + warp) * L::kTileSums;
+      // A copy lands hundreds of cycles after the loads above have read the stage it goes to.
+      copier.copy(free);
+      free = at;
+      at += kStageBytes;
+      if (at == ring_end) at = ring;
+    }
+    float acc[kStep][NT][4] = {};
 #pragma unroll
-        for (int nt = 0; nt < NT; ++nt) {
-          const int column = nt * 8 + lane % 4 * 2;
-          *reinterpret_cast<float2*>(mine + lane / 4 * L::kSumStride + column) = {acc[nt][0], acc[nt][1]};
-          *reinterpret_cast<float2*>(mine + (lane / 4 + 8) * L::kSumStride + column) = {acc[nt][2], acc[nt][3]};
+    for (int t = 0; t < kStep; ++t) {
+#pragma unroll
+      for (int chunk = 0; chunk < KC; ++chunk) {
+        if (chunk < chunks) {
+          const float weight_scale = BF16 ? 1.f : __uint_as_float(static_cast<uint32_t>(scale[t * kWarps * KC + chunk]) << 16);
+          multiply<BF16, NT>(pieces[t][chunk], weight_scale, op.b[chunk], op.scale[chunk], acc[t]);
         }
       }
     }
-    // The warps' sums of the step, in order of warp. The next step writes to the other half of warp_sums.
+    scale += kStep * kWarps * KC;
+#pragma unroll
+    for (int t = 0; t < kStep; ++t) {
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt) {
+        float* to = sums + t * kWarps * L::kTileSums + nt * 8;
+        *reinterpret_cast<float2*>(to) = {acc[t][nt][0], acc[t][nt][1]};
+        *reinterpret_cast<float2*>(to + 8 * L::kSumStride) = {acc[t][nt][2], acc[t][nt][3]};
+      }
+    }
+    // The warps' sums of the step, in order of warp. The next step writes to the other half of the buffer.
     __syncthreads();
-    const int in_batch = first - batch_first, tiles = min(L::kStepTiles, part.end - first);
-    if (plan.split > 1 && in_batch == 0 && batch > 0) ptx::barrier_wait_cluster(done, (batch - 1) & 1);
-    for (int e = tid; e < tiles * kTileRows * plan.tokens; e += kThreads) {
-      const int row = e % kTileRows, token = e / kTileRows % plan.tokens, tile = e / kTileRows / plan.tokens;
-      const float* at = step_sums + tile * kWarps * L::kTileSums + row * L::kSumStride + token;
+    const int tiles = min(kStep, part.end - first), in_batch = first - batch_first;
+    for (int e = tid; e < kStep * kTileRows * plan.tokens; e += kThreads) {
+      const int row = e % kTileRows, tile = e / kTileRows % kStep, token = e / kTileRows / kStep;
+      if (tile >= tiles) continue;
+      const float* from = all_sums + tile * kWarps * L::kTileSums + row * L::kSumStride + token;
       float sum = 0.f;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += at[w * L::kTileSums];
+      for (int w = 0; w < kWarps; ++w) sum += from[w * L::kTileSums];
       if (plan.split > 1) {
         cta_sums[(in_batch + tile) * L::kTileSums + row * L::kSumStride + token] = sum;
       } else {
         write_out(plan, part, first + tile, row, token, sum);
       }
     }
-    if (plan.split > 1 && (in_batch + 2 * L::kStepTiles > L::kBatchTiles || first + L::kStepTiles >= part.end)) {
-      exchange<NT, KC>(plan, part, ptx::shared_address(cta_sums), ready, done, rank, batch_first, in_batch + tiles, batch);
-      ++batch;
-      batch_first = first + L::kStepTiles;
+    sums += flip;
+    all_sums += flip;
+    flip = -flip;
+    if (plan.split > 1 && (in_batch + 2 * kStep > L::kBatchTiles || first + kStep >= part.end)) {
+      exchange<NT, KC>(plan, part, ptx::shared_address(cta_sums), rank, batch_first, in_batch + tiles);
+      batch_first = first + kStep;
     }
   }
-  if (plan.split > 1 && batch > 0) ptx::barrier_wait_cluster(done, (batch - 1) & 1);  // others still read this CTA's sums
 }
 
 template <int NT, int KC>
-__global__ void __launch_bounds__(kThreads, NT * KC == 1 ? 2 : 1) stream_kernel(const __grid_constant__ Plan plan) {
-  using L = Layout<NT, KC>;
+__global__ void __launch_bounds__(kThreads, NT * KC <= 2 ? 2 : 1) stream_kernel(const __grid_constant__ Plan plan) {
   extern __shared__ __align__(128) unsigned char memory[];
   const uint32_t rank = plan.split > 1 ? ptx::cluster_rank() : 0;
   const int cluster = blockIdx.x / plan.split;
   ptx::launch_dependents();
-  if (plan.split > 1) {
-    if (threadIdx.x == 0) {
-      const uint32_t ready = ptx::shared_address(memory + L::kBarriers);
-      ptx::barrier_init(ready, plan.split);
-      ptx::barrier_init(ready + 8, plan.split);
-      ptx::fence_barrier_init();
-    }
-    __syncthreads();
-    ptx::cluster_arrive();
-  }
   int j = 0;
   while (j + 1 < plan.num_jobs && cluster >= plan.jobs[j + 1].first_cluster) ++j;
   const Job& job = plan.jobs[j];
@@ -458,25 +482,8 @@ void launch_chunks(CudaContext& context, const Plan& plan, int chunks, int clust
   KVASIR_CHECK(false, "{} KB of a weight row for one CTA", chunks);
 }
 
-}  // namespace
-
-bool stream_takes(std::span<const GroupedProduct> products) {
-  if (products.empty()) return false;
-  int64_t segments = 0;
-  for (const GroupedProduct& p : products) {
-    const bool fp8 = p.w.format == WeightFormat::kFp8Block128;
-    if (!fp8 && p.w.format != WeightFormat::kBf16) return false;
-    if (p.k != products[0].k || p.x != products[0].x || p.tokens != products[0].tokens) return false;
-    if (p.tokens == 0 || p.n == 0 || p.tokens > kStreamRows || row_bytes(p) % 128 != 0 || row_bytes(p) > 2 * 8 * kChunk) return false;
-    if ((reinterpret_cast<uintptr_t>(p.w.data) | reinterpret_cast<uintptr_t>(p.x)) % 16 != 0) return false;
-    if (p.groups > 1 && (products.size() > 1 || (fp8 && p.n % 16 != 0))) return false;
-    if (p.w.rows > (int64_t{1} << 30) || p.quantise || p.round) return false;
-    segments += p.groups;
-  }
-  return segments <= kStreamSegments;
-}
-
-void product_stream(CudaContext& context, std::span<const GroupedProduct> products, const StreamTuning& tuning) {
+// The plan of a call; `clusters` and `chunks` (KB of a CTA's slice) come with it. Made of shapes alone.
+Plan make_plan(int sm_count, std::span<const GroupedProduct> products, const StreamTuning& tuning, int& clusters, int& chunks) {
   const GroupedProduct& first = products[0];
   Plan plan{};
   plan.tokens = static_cast<int>(first.tokens);
@@ -486,11 +493,10 @@ void product_stream(CudaContext& context, std::span<const GroupedProduct> produc
     widest = std::max(widest, row_bytes(p));
     bytes[p.w.format == WeightFormat::kBf16] += p.w.rows * row_bytes(p);
   }
-  plan.ahead = tuning.ahead;
   plan.split = tuning.split > 0 ? tuning.split : split_for(widest);
-  const int chunks = static_cast<int>(((widest / 128 + plan.split - 1) / plan.split * 128 + kChunk - 1) / kChunk);
+  chunks = static_cast<int>(((widest / 128 + plan.split - 1) / plan.split * 128 + kChunk - 1) / kChunk);
   // Clusters of 4 and 8 fit the processors in sixteens.
-  int clusters = std::max(1, (plan.split >= 4 ? context.sm_count / 16 * 16 : context.sm_count) * tuning.per_sm / plan.split);
+  clusters = std::max(1, (plan.split >= 4 ? sm_count / 16 * 16 : sm_count) * tuning.per_sm / plan.split);
 
   int segment = 0;
   auto add_segment = [&](Job& job, const GroupedProduct& p, int64_t group) {
@@ -529,8 +535,45 @@ void product_stream(CudaContext& context, std::span<const GroupedProduct> produc
       used += share;
     }
   }
-  if (first.tokens <= 8) return launch_chunks<1>(context, plan, chunks, clusters, tuning.dependent);
-  if (first.tokens <= 16) return launch_chunks<2>(context, plan, chunks, clusters, tuning.dependent);
+  return plan;
+}
+
+// Whether every FP8 job's scales have room.
+bool scales_fit(const Plan& plan, int chunks) {
+  for (int j = 0; j < plan.num_jobs; ++j) {
+    const Job& job = plan.jobs[j];
+    if (plan.segments[job.first_segment].scale != nullptr && (job.tiles + job.clusters - 1) / job.clusters > max_tiles(chunks)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool stream_takes(int sm_count, std::span<const GroupedProduct> products) {
+  if (products.empty()) return false;
+  int64_t segments = 0;
+  for (const GroupedProduct& p : products) {
+    const bool fp8 = p.w.format == WeightFormat::kFp8Block128;
+    if (!fp8 && p.w.format != WeightFormat::kBf16) return false;
+    if (p.k != products[0].k || p.x != products[0].x || p.tokens != products[0].tokens) return false;
+    if (p.tokens == 0 || p.n == 0 || p.tokens > kStreamRows || row_bytes(p) % 128 != 0 || row_bytes(p) > 2 * 8 * kChunk) return false;
+    if ((reinterpret_cast<uintptr_t>(p.w.data) | reinterpret_cast<uintptr_t>(p.x)) % 16 != 0) return false;
+    if (p.groups > 1 && (products.size() > 1 || (fp8 && p.n % 16 != 0))) return false;
+    if (p.w.rows > (int64_t{1} << 30) || p.quantise || p.round) return false;
+    segments += p.groups;
+  }
+  if (segments > kStreamSegments) return false;
+  int clusters, chunks;
+  const Plan plan = make_plan(sm_count, products, {}, clusters, chunks);
+  return scales_fit(plan, chunks);
+}
+
+void product_stream(CudaContext& context, std::span<const GroupedProduct> products, const StreamTuning& tuning) {
+  int clusters, chunks;
+  const Plan plan = make_plan(context.sm_count, products, tuning, clusters, chunks);
+  KVASIR_CHECK(scales_fit(plan, chunks), "too many FP8 weights for {} clusters", clusters);
+  if (plan.tokens <= 8) return launch_chunks<1>(context, plan, chunks, clusters, tuning.dependent);
+  if (plan.tokens <= 16) return launch_chunks<2>(context, plan, chunks, clusters, tuning.dependent);
   launch_chunks<4>(context, plan, chunks, clusters, tuning.dependent);
 }
 

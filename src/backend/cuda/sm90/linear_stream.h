@@ -20,12 +20,11 @@ constexpr int kStreamSegments = 16;
 struct StreamTuning {
   int split = 0;     // CTAs (one cluster) that share the K of a tile: 1, 2, 4 or 8
   int per_sm = 1;     // CTAs for each processor
-  int ahead = 8;      // pieces of 2 KB that a warp asks into L2, behind the four it loads, before it waits for x
   bool dependent = true;  // start while the kernel before still runs (programmatic dependent launch)
 };
 
 // Whether the kernel takes these products together: same x, tokens, k; one group each, or one product of many groups.
-bool stream_takes(std::span<const GroupedProduct> products);
+bool stream_takes(int sm_count, std::span<const GroupedProduct> products);
 void product_stream(CudaContext& context, std::span<const GroupedProduct> products, const StreamTuning& tuning = {});
 
 }  // namespace kvasir::cuda

@@ -17,16 +17,15 @@ __device__ inline void warpgroup_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
 }
 
-// The descriptor of a tile at `address` (a multiple of 1024, or of 32 within an atom's first row).
-__device__ inline uint64_t swizzled_tile(uint32_t address) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kAtom = uint64_t{1024 >> 4} << 32, kUnused = uint64_t{1} << 16;
-  return kSwizzle128 | kAtom | kUnused | ((address & 0x3ffff) >> 4);
-}
+// The descriptor of a tile at `address` (a multiple of 1024, plus 32 for each product's step along K within the atoms):
+// its low word, and the high word that all share (128-byte swizzle, 1 KB from atom to atom).
+constexpr uint32_t kTileHigh = 1u << 30 | 1024 >> 4;
+__device__ inline uint32_t tile_descriptor(uint32_t address) { return 1u << 16 | (address & 0x3ffff) >> 4; }
 
 // d[64x128] = (add ? d : 0) + a[64x32] * b[128x32]^T, e4m3.
-__device__ inline void wgmma_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+__device__ inline void wgmma_e4m3(float (&d)[64], uint32_t a, uint32_t b, bool add) {
   asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+      "{\n.reg .pred add;\n.reg .b64 a, b;\nsetp.ne.b32 add, %66, 0;\nmov.b64 a, {%64, %67};\nmov.b64 b, {%65, %67};\n"
       "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, "
       "%8, %9, %10, %11, %12, %13, %14, %15, "
@@ -36,7 +35,7 @@ __device__ inline void wgmma_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool a
       "%40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, "
       "%56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, add, 1, 1;\n}"
+      "a, b, add, 1, 1;\n}"
       :
         "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
         "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
@@ -46,13 +45,13 @@ __device__ inline void wgmma_e4m3(float (&d)[64], uint64_t a, uint64_t b, bool a
         "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
         "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+      : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTileHigh));
 }
 
 // d[64x128] = (add ? d : 0) + a[64x16] * b[128x16]^T, bf16.
-__device__ inline void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+__device__ inline void wgmma_bf16(float (&d)[64], uint32_t a, uint32_t b, bool add) {
   asm volatile(
-      "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
+      "{\n.reg .pred add;\n.reg .b64 a, b;\nsetp.ne.b32 add, %66, 0;\nmov.b64 a, {%64, %67};\nmov.b64 b, {%65, %67};\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, "
       "%8, %9, %10, %11, %12, %13, %14, %15, "
@@ -62,7 +61,7 @@ __device__ inline void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool a
       "%40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, "
       "%56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, add, 1, 1, 0, 0;\n}"
+      "a, b, add, 1, 1, 0, 0;\n}"
       :
         "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
         "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
@@ -72,7 +71,7 @@ __device__ inline void wgmma_bf16(float (&d)[64], uint64_t a, uint64_t b, bool a
         "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
         "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+      : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(kTileHigh));
 }
 
 __device__ inline void tensor_load(uint32_t to, const CUtensorMap* map, int x, int y, uint32_t bar) {
