@@ -224,91 +224,68 @@ struct Ring {
 
 // ---- the producer ----
 
-// One thread: copies are issued one after the other anyway.
 template <class S>
 struct Producer {
   std::byte* slots;
   Barriers& bars;
   Ring ring;
+  int lane;
 
-  struct Source {
-    const uint8_t *codes, *scales;
-  };
-  __device__ static Source source(const WeightMatrix& m) { return {static_cast<const uint8_t*>(m.data), m.scale}; }
-
-  // `rows` rows of codes to places `pitch` apart, from row `row` of the slot on.
-  __device__ void copy_rows(const uint8_t* from, int row, int rows, uint32_t bytes, int64_t stride, uint32_t pitch) {
-    std::byte* slot = slots + ring.slot * S::kSlotBytes;
-#pragma unroll 8
-    for (int r = 0; r < rows; ++r) copy_to_shared(slot + (row + r) * pitch, from + r * stride, bytes, &bars.full[ring.slot]);
-  }
-  __device__ void copy_scales(const uint8_t* from, uint32_t at, uint32_t bytes) {
-    copy_to_shared(slots + ring.slot * S::kSlotBytes + S::kDataBytes + at, from, bytes, &bars.full[ring.slot]);
-  }
-  // Waits until the slot is free, and announces what will come into it.
-  __device__ void begin(uint32_t bytes) {
+  // Lanes 0 to rows - 1 copy a row of codes each, to places `data_pitch` apart; lanes 16 and 17, or 16 alone, the scales of
+  // several rows in one piece, since small copies cost as much as large ones.
+  __device__ void fill(const uint8_t* from, int rows, uint32_t data_bytes, uint32_t data_pitch, int pieces, uint32_t scale_bytes) {
     barrier_wait(&bars.empty[ring.slot], ring.parity ^ 1);
-    barrier_expect(&bars.full[ring.slot], bytes);
+    uint64_t* full = &bars.full[ring.slot];
+    if (lane == 0) barrier_expect(full, static_cast<uint32_t>(rows) * data_bytes + static_cast<uint32_t>(pieces) * scale_bytes);
+    __syncwarp();
+    std::byte* slot = slots + ring.slot * S::kSlotBytes;
+    const bool codes = lane < rows, scales = lane >= 16 && lane < 16 + pieces;
+    std::byte* to = codes ? slot + lane * data_pitch : slot + S::kDataBytes + (lane - 16) * scale_bytes;
+    if (codes || scales) copy_to_shared(to, from, codes ? data_bytes : scale_bytes, full);
+    ring.advance(S::kSlots);
   }
-  __device__ void end() { ring.advance(S::kSlots); }
+
+  __device__ const uint8_t* gate_up_source(const ExpertWeights& e) const {
+    if (lane < 16) return static_cast<const uint8_t*>(lane < 8 ? e.w1.data : e.w3.data);
+    return lane == 16 ? e.w1.scale : e.w3.scale;
+  }
+  __device__ const uint8_t* down_source(const ExpertWeights& e) const {
+    return lane < 16 ? static_cast<const uint8_t*>(e.w2.data) : e.w2.scale;
+  }
 
   __device__ void run(const DecodeProblem& p, const Plan& plan) {
     const int octets = (p.tokens + kColumns - 1) / kColumns;
-    const Source shared1 = source(p.shared.w1), shared3 = source(p.shared.w3);
-    for (int item = part_begin(octets * S::kTiles), last = part_end(octets * S::kTiles); item < last; ++item) {
-      const int64_t unit = item % S::kTiles * 8;
-      constexpr uint32_t kBytes = S::dim / 2, kPitch = kBytes + 32;
-      for (int h = 0; h < 2; ++h) {
-        begin(16 * kBytes);
-        copy_rows(shared1.codes + unit * S::dim + h * kBytes, 0, 8, kBytes, S::dim, kPitch);
-        copy_rows(shared3.codes + unit * S::dim + h * kBytes, 8, 8, kBytes, S::dim, kPitch);
-        end();
-      }
+    const uint8_t* shared_gate_up = gate_up_source(p.shared);
+    for (int item = part_begin(octets * S::kTiles), end = part_end(octets * S::kTiles); item < end; ++item) {
+      const int64_t unit = item % S::kTiles * 8 + lane % 8;
+      for (int h = 0; h < 2; ++h) fill(shared_gate_up + unit * S::dim + h * (S::dim / 2), 16, S::dim / 2, S::dim / 2 + 32, 0, 0);
     }
 
     barrier_wait(&bars.planned, 0);
     int segment = -1;
-    Source w1{}, w3{};
-    for (int item = part_begin(plan.segments * S::kTiles), last = part_end(plan.segments * S::kTiles); item < last; ++item) {
+    const uint8_t* source = nullptr;
+    for (int item = part_begin(plan.segments * S::kTiles), end = part_end(plan.segments * S::kTiles); item < end; ++item) {
       if (item / S::kTiles != segment) {
         segment = item / S::kTiles;
-        const ExpertWeights& e = p.routed[unpack(plan.segment[segment]).expert];
-        w1 = source(e.w1), w3 = source(e.w3);
+        source = gate_up_source(p.routed[unpack(plan.segment[segment]).expert]);
       }
       const int64_t unit = item % S::kTiles * 8;
-      constexpr uint32_t kBytes = S::dim / 2, kPitch = kBytes + 16, kScaleBytes = S::dim / 32;
-      begin(16 * (kBytes + kScaleBytes));
-      copy_rows(w1.codes + unit * kBytes, 0, 8, kBytes, kBytes, kPitch);
-      copy_rows(w3.codes + unit * kBytes, 8, 8, kBytes, kBytes, kPitch);
-      copy_scales(w1.scales + unit * kScaleBytes, 0, 8 * kScaleBytes);
-      copy_scales(w3.scales + unit * kScaleBytes, 8 * kScaleBytes, 8 * kScaleBytes);
-      end();
+      fill(source + (lane < 16 ? (unit + lane % 8) * (S::dim / 2) : unit * (S::dim / 32)), 16, S::dim / 2, S::dim / 2 + 16, 2, 8 * (S::dim / 32));
     }
 
     const int first = static_cast<int>(blockIdx.x) * p.rows_per_block, last = min(S::dim, first + p.rows_per_block);
     if (first >= last) return;
-    Source w2{}, next = source(p.routed[unpack(plan.segment[0]).expert].w2);
+    const uint8_t* next = plan.segments > 0 ? down_source(p.routed[unpack(plan.segment[0]).expert]) : nullptr;
     for (int s = 0; s < plan.segments; ++s) {
-      w2 = next;
-      if (s + 1 < plan.segments) next = source(p.routed[unpack(plan.segment[s + 1]).expert].w2);
-      constexpr uint32_t kBytes = S::inner / 2, kScaleBytes = S::inner / 32;
-      for (int64_t r = first; r < last; r += 16) {
-        const int rows = min(16, last - static_cast<int>(r));
-        begin(static_cast<uint32_t>(rows) * (kBytes + kScaleBytes));
-        copy_rows(w2.codes + r * kBytes, 0, rows, kBytes, kBytes, kBytes + 16);
-        copy_scales(w2.scales + r * kScaleBytes, 0, static_cast<uint32_t>(rows) * kScaleBytes);
-        end();
-      }
+      source = next;
+      if (s + 1 < plan.segments) next = down_source(p.routed[unpack(plan.segment[s + 1]).expert]);
+      for (int r = first; r < last; r += 16)
+        fill(source + (lane < 16 ? int64_t{r + lane} * (S::inner / 2) : int64_t{r} * (S::inner / 32)), min(16, last - r), S::inner / 2,
+             S::inner / 2 + 16, 1, static_cast<uint32_t>(min(16, last - r)) * (S::inner / 32));
     }
-    w2 = source(p.shared.w2);
-    for (int o = 0; o < octets; ++o) {
-      for (int64_t r = first; r < last; r += 16) {
-        const int rows = min(16, last - static_cast<int>(r));
-        begin(static_cast<uint32_t>(rows) * S::inner);
-        copy_rows(w2.codes + r * S::inner, 0, rows, S::inner, S::inner, S::inner + 32);
-        end();
-      }
-    }
+    source = static_cast<const uint8_t*>(p.shared.w2.data);
+    for (int o = 0; o < octets; ++o)
+      for (int r = first; r < last; r += 16) fill(source + int64_t{r + lane} * S::inner, min(16, last - r), S::inner, S::inner + 32, 0, 0);
   }
 };
 
@@ -330,10 +307,12 @@ struct Math {
     barrier_wait(&bars.full[ring.slot], ring.parity);
     return slots + ring.slot * S::kSlotBytes;
   }
-  // `acc`: sums that everything read from the slot has gone into.
-  __device__ void release_slot(const float (&acc)[4]) {
+  __device__ void release_slot() {
+    // An arrival overtakes shared loads that still queue, and the copy that refills the slot is ordered behind loads by
+    // this fence only. Without it rows of the next slot got into products, seldom.
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncwarp();
-    if (lane == 0) barrier_arrive_after(&bars.empty[ring.slot], acc[0]);
+    if (lane == 0) barrier_arrive(&bars.empty[ring.slot]);
     ring.advance(S::kSlots);
   }
 
@@ -358,7 +337,7 @@ struct Math {
       acc[2] = fmaf(part[2], low_scale, acc[2]);
       acc[3] = fmaf(part[3], low_scale, acc[3]);
     }
-    release_slot(acc);
+    release_slot();
   }
 
   // A slot of e4m3 rows. `first` is this warp's first group in the matrix; the scale rows hold one byte per 4 groups.
@@ -386,7 +365,7 @@ struct Math {
       acc[2] = fmaf(part[2], e8m0(low_scale[i]), acc[2]);
       acc[3] = fmaf(part[3], e8m0(low_scale[i]), acc[3]);
     }
-    release_slot(acc);
+    release_slot();
   }
 
   // Hands this warp's part of a tile to the finishing warps.
@@ -544,6 +523,7 @@ struct Finish {
     return v;
   }
   __device__ void wait_tile() { barrier_wait(&bars.sums_full[sum.slot], sum.parity); }
+  // `read`: made of everything that was read.
   __device__ void release_tile(float read) {
     __syncwarp();
     if (thread % 32 == 0) barrier_arrive_after(&bars.sums_empty[sum.slot], read);
@@ -664,7 +644,7 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
     math.gate_up(p, plan);
     math.down(p, plan);
   } else if (warp == 0) {
-    if (lane == 0) Producer<S>{slots, bars, {}}.run(p, plan);  // reads weights only: they were there before any kernel
+    Producer<S>{slots, bars, {}, lane}.run(p, plan);  // reads weights only: they were there before any kernel
   } else if (warp <= kFinishWarps) {
     wait_for_last_kernel();
     barrier_wait(&bars.planned, 0);

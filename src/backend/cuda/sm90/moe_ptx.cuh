@@ -15,8 +15,8 @@ __device__ inline void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 // Arrives once `value` is there. What it was made of was loaded from memory that may be written again after the arrival, and
-// an arrival overtakes loads that still queue: seen as rows of the next slot in a product when other warps' loads filled the
-// queue. So the arrival depends on the value; it is missing for one bit pattern of a NaN that no arithmetic makes.
+// an arrival overtakes loads that still queue. So the arrival depends on the value; it is missing for one bit pattern of a
+// NaN that no arithmetic makes.
 __device__ inline void barrier_arrive_after(uint64_t* barrier, float value) {
   asm volatile(
       "{\n"
