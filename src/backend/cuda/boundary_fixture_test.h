@@ -11,12 +11,26 @@
 #include <random>
 #include <vector>
 
+#include "backend/cuda/context.h"
+#include "backend/cuda/memory.h"
 #include "tensor/dtype.h"
 #include "tensor/view.h"
 
-namespace kvasir::cuda {
+namespace kvasir::cuda::rows_test {
 
 #define KVASIR_EXPECT_CUDA(call) EXPECT_EQ((call), cudaSuccess) << cudaGetErrorString(cudaGetLastError())
+
+// A context on the default stream.
+class Rows {
+ public:
+  explicit Rows(Numerics numerics) : memory_(std::move(*CudaMemory::make(nullptr))), scratch_(*memory_) { context_.numerics = numerics; }
+  CudaContext& context() { return context_; }
+
+ private:
+  std::unique_ptr<CudaMemory> memory_;
+  Scratch scratch_;
+  CudaContext context_{nullptr, Numerics::kFast, 132, false, scratch_};
+};
 
 // A dense tensor with a copy on the host and one on the device.
 template <class T, int Rank>
@@ -80,4 +94,4 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-}  // namespace kvasir::cuda
+}  // namespace kvasir::cuda::rows_test

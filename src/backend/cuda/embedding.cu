@@ -1,6 +1,7 @@
 // One block a token: the row is read once and written into every stream; contract in ops/embedding.h.
 #include "backend/cuda/embedding.h"
 #include "backend/cuda/row_math.cuh"
+#include "backend/cuda/sm90/boundary_launch.cuh"
 #include "base/check.h"
 
 namespace kvasir::cuda {
@@ -54,6 +55,8 @@ __global__ void __launch_bounds__(kThreads) gather_any(WeightMatrix w, const int
 
 // bf16 rows of a multiple of 8 values: 16-byte loads and stores.
 __global__ void __launch_bounds__(kThreads) gather_bf16(const uint4* table, const int32_t* ids, float4* out, int chunks, int copies) {
+  ptx::let_next_start();
+  ptx::wait_for_previous();
   const uint4* row = table + static_cast<int64_t>(ids[blockIdx.x]) * chunks;
   float4* first = out + static_cast<int64_t>(blockIdx.x) * copies * chunks * 2;
   for (int i = threadIdx.x; i < chunks; i += kThreads) {
@@ -74,9 +77,8 @@ void gather(CudaContext& context, const WeightMatrix& table, View<const int32_t,
   KVASIR_CHECK(!table.empty() && ids.dense(), "ids with stride {} or an absent table", ids.stride(0));
   auto blocks = static_cast<unsigned>(ids.shape(0));
   if (table.format == WeightFormat::kBf16 && table.cols % 8 == 0) {
-    gather_bf16<<<blocks, kThreads, 0, context.stream>>>(static_cast<const uint4*>(table.data), ids.data(),
-                                                         reinterpret_cast<float4*>(out), static_cast<int>(table.cols / 8),
-                                                         static_cast<int>(copies));
+    launch_dependent(context.stream, gather_bf16, blocks, kThreads, static_cast<const uint4*>(table.data), ids.data(),
+                     reinterpret_cast<float4*>(out), static_cast<int>(table.cols / 8), static_cast<int>(copies));
   } else {
     gather_any<<<blocks, kThreads, 0, context.stream>>>(table, ids.data(), out, static_cast<int>(copies));
   }

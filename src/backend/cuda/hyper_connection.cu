@@ -9,23 +9,34 @@
 namespace kvasir::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 constexpr int kMaxStreams = 8;
 
-// m = (f . fn^T) * rsqrt(mean(f^2) + eps) over one token's n values, into `m` (shared); ends with a barrier.
+// m = (f . fn^T) * rsqrt(mean(f^2) + eps) over one token's n values, into `m` (shared); ends with a barrier. Four rows of fn
+// at a time.
 template <class Sum>
 __device__ void mixing_logits(const float* f, const float* fn, int64_t n, int outputs, float eps, Sum* space, Sum* m) {
-  Sum squares = 0;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) squares += static_cast<Sum>(f[i]) * f[i];
-  Sum inverse = inverse_root<Sum>(block_sum(squares, space) / static_cast<Sum>(n) + static_cast<Sum>(eps));
-  int lane = threadIdx.x % 32;
-  for (int o = threadIdx.x / 32; o < outputs; o += kThreads / 32) {
-    Sum dot = 0;
-    for (int64_t i = lane; i < n; i += 32) dot += static_cast<Sum>(f[i]) * fn[o * n + i];
-    dot = warp_sum(dot);
-    if (lane == 0) m[o] = dot * inverse;
+  constexpr int kRows = 4;
+  Sum squares = 0, inverse = 0;
+  for (int first = 0; first < outputs; first += kRows) {
+    Sum dot[kRows] = {};
+#pragma unroll 4
+    for (int64_t i = threadIdx.x; i < n; i += kThreads) {
+      Sum value = f[i];
+      if (first == 0) squares += value * value;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        if (first + r < outputs) dot[r] += value * fn[(first + r) * n + i];
+    }
+    if (first == 0) inverse = inverse_root<Sum>(block_sum(squares, space) / static_cast<Sum>(n) + static_cast<Sum>(eps));
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      __syncthreads();
+      Sum sum = block_sum(dot[r], space);
+      if (threadIdx.x == 0 && first + r < outputs) m[first + r] = sum * inverse;
+    }
+    __syncthreads();
   }
-  __syncthreads();
 }
 
 // spec 6.2 over a[hc][hc] in shared memory, by the first hc threads of one warp: each takes a row, then a column.

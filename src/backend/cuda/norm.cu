@@ -1,6 +1,7 @@
 // One block a row. Rows of up to 8192 values stay in registers between the sum and the product; see norm.h.
 #include "backend/cuda/norm.h"
 #include "backend/cuda/row_math.cuh"
+#include "backend/cuda/sm90/boundary_launch.cuh"
 #include "base/check.h"
 
 namespace kvasir::cuda {
@@ -23,6 +24,8 @@ __global__ void __launch_bounds__(kThreads) norm_any(const float* x, const float
 template <int kVectors>
 __global__ void __launch_bounds__(kThreads) norm_held(const float4* x, const float4* weight, float4* out, int vectors, float eps) {
   __shared__ float space[33];
+  ptx::let_next_start();
+  ptx::wait_for_previous();
   const float4* in = x + static_cast<int64_t>(blockIdx.x) * vectors;
   float4 held[kVectors];
   float squares = 0;
@@ -57,9 +60,9 @@ void rms_norm(CudaContext& context, const RmsNormArgs& a) {
     auto out = reinterpret_cast<float4*>(a.out.data());
     int vectors = static_cast<int>(n / 4);
     if (vectors <= 512) {
-      norm_held<4><<<blocks, 128, 0, context.stream>>>(x, w, out, vectors, a.eps);
+      launch_dependent(context.stream, norm_held<4>, blocks, 128, x, w, out, vectors, a.eps);
     } else {
-      norm_held<8><<<blocks, 256, 0, context.stream>>>(x, w, out, vectors, a.eps);
+      launch_dependent(context.stream, norm_held<8>, blocks, 256, x, w, out, vectors, a.eps);
     }
     return;
   }

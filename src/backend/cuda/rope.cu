@@ -1,6 +1,7 @@
 // Rotations of adjacent pairs, alone and after the norm of a head; contract in ops/rope.h.
 #include "backend/cuda/rope.h"
 #include "backend/cuda/row_math.cuh"
+#include "backend/cuda/sm90/boundary_launch.cuh"
 #include "base/check.h"
 
 namespace kvasir::cuda {
@@ -30,6 +31,8 @@ __device__ float2 rotated(float2 v, float2 cos_sin, float sign) {
 template <class Policy>
 __global__ void __launch_bounds__(kThreads) rotate_pairs(float* x, const float2* table, int64_t heads, int64_t dim, int pairs,
                                                          float sign, int64_t count) {
+  ptx::let_next_start();
+  ptx::wait_for_previous();
   int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
   int64_t row = i / pairs, pair = i % pairs;
@@ -74,6 +77,8 @@ __global__ void __launch_bounds__(kThreads) norm_rotate(float* x, const float2* 
 
 // Heads of 512 with 64 rotated, f32: a warp holds its head in registers, 16 bytes a load.
 __global__ void __launch_bounds__(kThreads) norm_rotate_512(float4* x, const float4* table, int heads, float eps, int64_t rows) {
+  ptx::let_next_start();
+  ptx::wait_for_previous();
   int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
   int lane = threadIdx.x % 32;
   if (row >= rows) return;
@@ -116,9 +121,9 @@ void rope(CudaContext& context, const RopeArgs& a) {
   int64_t pairs = a.table.shape(1), count = a.x.shape(0) * a.x.shape(1) * pairs;
   if (count == 0) return;
   with_policy(context.numerics, [&](auto policy) {
-    rotate_pairs<decltype(policy)><<<blocks_for(count), kThreads, 0, context.stream>>>(
-        a.x.data(), reinterpret_cast<const float2*>(a.table.data()), a.x.shape(1), a.x.shape(2), static_cast<int>(pairs),
-        a.inverse ? -1.f : 1.f, count);
+    launch_dependent(context.stream, rotate_pairs<decltype(policy)>, blocks_for(count), kThreads, a.x.data(),
+                     reinterpret_cast<const float2*>(a.table.data()), a.x.shape(1), a.x.shape(2), static_cast<int>(pairs),
+                     a.inverse ? -1.f : 1.f, count);
   });
 }
 
@@ -127,9 +132,8 @@ void head_norm_rope(CudaContext& context, const HeadNormRopeArgs& a) {
   int64_t rows = a.x.shape(0) * a.x.shape(1);
   if (rows == 0) return;
   if (context.numerics == Numerics::kFast && a.x.shape(2) == 512 && a.table.shape(1) == 32) {
-    norm_rotate_512<<<blocks_for(32 * rows), kThreads, 0, context.stream>>>(reinterpret_cast<float4*>(a.x.data()),
-                                                                            reinterpret_cast<const float4*>(a.table.data()),
-                                                                            static_cast<int>(a.x.shape(1)), a.eps, rows);
+    launch_dependent(context.stream, norm_rotate_512, blocks_for(32 * rows), kThreads, reinterpret_cast<float4*>(a.x.data()),
+                     reinterpret_cast<const float4*>(a.table.data()), static_cast<int>(a.x.shape(1)), a.eps, rows);
     return;
   }
   with_policy(context.numerics, [&](auto policy) {
