@@ -303,13 +303,13 @@ __device__ __forceinline__ void run_block(const ScanCall& c, uint8_t* query, Sca
     int first = s.first_tile[sequence], end = min(run.end, s.first_tile[sequence + 1]);
     if (at >= end) continue;
     SequenceSpan span = c.sequences[sequence].span;
+    // The groups take turns from the start of a sequence's run.
+    int tile = at - first + group;
+    KeyLoads loads(c, sequence, tile);
     // Up to here only the batch was read.
     if (at == run.begin) wait_for_previous_kernels();
     QueryLoads queries;
     queries.start(c, span.first_row);
-    // The groups take turns from the start of a sequence's run.
-    int tile = at - first + group;
-    KeyLoads loads(c, sequence, tile);
     RawKeys even, odd;
     loads.load(even);
     loads.load(odd);
