@@ -123,7 +123,7 @@ __device__ void load_queries(const StreamCall& c, const Job& job, StreamShared<k
 
 // Cuts the list of query i to its k best and sets the threshold; one warpgroup. The list holds more than k.
 template <int kQueries>
-__device__ void cut_list(uint2* list, int i, int k, StreamShared<kQueries>& s) {
+__device__ __noinline__ void cut_list(uint2* list, int i, int k, StreamShared<kQueries>& s) {
   constexpr int kEach = kCandidates / 128;
   Select::Shared& select = s.select[threadIdx.x / 128];
   int count = s.count[i];
@@ -163,28 +163,51 @@ __device__ void cut_list(uint2* list, int i, int k, StreamShared<kQueries>& s) {
   Select::sync();
 }
 
-// Writes the row of query i from its list, in order of entries; one warpgroup. The list holds at most k.
+// Writes the row of query i from its list, in order of entries; one warpgroup, when all tiles of the job are
+// done. The list holds at most k. Entries are counted into bins by their upper bits, laid down bin by bin,
+// and ranked in theirs.
 template <int kQueries>
-__device__ void write_row(const StreamCall& c, const uint2* list, int64_t row, int i,
-                          StreamShared<kQueries>& s) {
-  int count = s.count[i], *order = s.select[threadIdx.x / 128].count;
-  static_assert(kMaxTopk <= Select::kBins);
-  for (int j = Select::thread(); j < kMaxTopk; j += 128)
-    order[j] = j < count ? static_cast<int32_t>(list[j].y) : 0x7fffffff;
+__device__ __noinline__ void write_row(const StreamCall& c, const uint2* list, int64_t row, int i,
+                                       StreamShared<kQueries>& s) {
+  constexpr int kBins = Select::kBins, kEach = kBins / 128;
+  static_assert(kMaxTopk <= sizeof(s.data[0]) * 4 / sizeof(int));
+  Select::Shared& select = s.select[threadIdx.x / 128];
+  int* bins = select.count;
+  int* order =
+      reinterpret_cast<int*>(s.data[threadIdx.x / 128 * 4]);  // the ring of four warps, which is empty
+  int count = s.count[i], thread = Select::thread(), shift = max(0, 22 - __clz(s.visible[i]));
+  for (int j = thread; j < kBins; j += 128) bins[j] = 0;
   Select::sync();
+  for (int j = thread; j < count; j += 128) atomicAdd(&bins[list[j].y >> shift], 1);
+  Select::sync();
+  int own[kEach], sum = 0;
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) sum += own[j] = bins[thread * kEach + j];
+  int inclusive = warp_inclusive_sum(sum);
+  if (thread % 32 == 31) select.part[thread / 32] = inclusive;
+  Select::sync();
+  int before = inclusive - sum;
+  for (int w = 0; w < thread / 32; ++w) before += select.part[w];
+#pragma unroll
+  for (int j = 0; j < kEach; ++j) {
+    bins[thread * kEach + j] = before;
+    before += own[j];
+  }
+  Select::sync();
+  for (int j = thread; j < count; j += 128) {
+    auto entry = static_cast<int>(list[j].y);
+    order[atomicAdd(&bins[entry >> shift], 1)] = entry;
+  }
+  Select::sync();  // a bin now holds its end
   int32_t* out = c.selected + row * c.selected_stride;
-  for (int j = Select::thread(); j < c.topk; j += 128) {
+  for (int j = thread; j < c.topk; j += 128) {
     if (j >= count) {
       out[j] = -1;
       continue;
     }
-    int32_t mine = order[j];
-    int place = 0;
-    for (int n = 0; n < count; n += 4) {  // what lies behind count is larger than all
-      int4 other = *reinterpret_cast<const int4*>(&order[n]);
-      place += (other.x < mine) + (other.y < mine) + (other.z < mine) + (other.w < mine);
-    }
-    out[place] = mine;
+    int entry = order[j], bin = entry >> shift, first = bin > 0 ? bins[bin - 1] : 0, place = first;
+    for (int n = first; n < bins[bin]; ++n) place += order[n] < entry;
+    out[place] = entry;
   }
   Select::sync();
 }

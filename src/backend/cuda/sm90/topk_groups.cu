@@ -7,6 +7,11 @@
 // above a sure lower bound in 2048 bins of their sortable bits, then those in the bin that it falls in, and
 // so on until that bin is wholly in, all equal, or small enough to be ranked. Everything is integer counting:
 // the result does not depend on timing.
+//
+// Most of the time goes to fetching instructions that run once: values lie in shared memory and loops are not
+// unrolled, and both selections run the same code.
+#include <cfloat>
+
 #include "backend/cuda/sm90/indexer_launch.h"
 #include "backend/cuda/sm90/indexer_ptx.cuh"
 #include "backend/cuda/sm90/topk_rows.cuh"
@@ -23,6 +28,7 @@ constexpr int kBins = 2048;
 constexpr int kRanked = 32;  // a bin of this many is ranked directly
 
 struct SelectShared {
+  float4 value[kChunks][kThreads];  // -inf where there is none
   int count[kBins];
   alignas(16) uint32_t ranked[kRanked];
   int num_ranked;
@@ -41,8 +47,6 @@ struct Threshold {
   int ties;
 };
 
-using Values = float[4 * kChunks];  // -inf where there is none
-
 __device__ __forceinline__ float value_of(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
@@ -54,16 +58,27 @@ __device__ __forceinline__ void clear(SelectShared& s) {
   if (threadIdx.x == 0) s.num_ranked = 0;
 }
 
-// The range of keys that the k-th of `size` values is in; ends behind a barrier.
-__device__ __forceinline__ void bound_range(const Values& v, int size, int k, SelectShared& s, uint32_t& lo,
+__device__ __forceinline__ int chunks_of(int size) { return (size + kChunk - 1) / kChunk; }
+
+// Calls use(value) for each of this thread's values between bottom and top.
+template <class Use>
+__device__ __forceinline__ void for_values(const SelectShared& s, int size, float bottom, float top,
+                                           Use use) {
+#pragma unroll 1
+  for (int i = 0; i < chunks_of(size); ++i) {
+    float4 x = s.value[i][threadIdx.x];
+    if (x.x >= bottom && x.x <= top) use(x.x);
+    if (x.y >= bottom && x.y <= top) use(x.y);
+    if (x.z >= bottom && x.z <= top) use(x.z);
+    if (x.w >= bottom && x.w <= top) use(x.w);
+  }
+}
+
+// The range of keys that the k-th of `size` values is in; `most` is this thread's largest. Ends behind a
+// barrier.
+__device__ __forceinline__ void bound_range(float most, int size, int k, SelectShared& s, uint32_t& lo,
                                             uint32_t& hi) {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunks = (size + kChunk - 1) / kChunk,
-      held = min((size + 3) / 4, kThreads);
-  float most = v[0], least = INFINITY;
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i)
-    if (i < chunks)
-      most = fmaxf(most, fmaxf(fmaxf(v[4 * i], v[4 * i + 1]), fmaxf(v[4 * i + 2], v[4 * i + 3])));
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, held = min((size + 3) / 4, kThreads);
   // Sets of neighbouring threads, at least k of them, have each a value as large as the smallest of their
   // maxima.
   int set = 0;
@@ -71,16 +86,16 @@ __device__ __forceinline__ void bound_range(const Values& v, int size, int k, Se
     set = 1;
     while (set < 32 && held / (2 * set) >= k) set *= 2;
   }
+  float least = INFINITY;
   if (set == 0) {
-#pragma unroll
-    for (int i = 0; i < 4 * kChunks; ++i) least = fminf(least, v[i] == -INFINITY ? INFINITY : v[i]);
+    for_values(s, size, -FLT_MAX, INFINITY, [&](float x) { least = fminf(least, x); });
   } else if (static_cast<int>(threadIdx.x) < held / set * set) {
     least = most;
   }
   uint32_t bottom = sortable(least);
   hi = __reduce_max_sync(0xffffffffu, sortable(most));
-  if (set > 0)
-    for (int i = 1; i < set; i *= 2) bottom = max(bottom, __shfl_xor_sync(0xffffffffu, bottom, i));
+#pragma unroll 1
+  for (int i = 1; i < set; i *= 2) bottom = max(bottom, __shfl_xor_sync(0xffffffffu, bottom, i));
   bottom = __reduce_min_sync(0xffffffffu, bottom);
   if (lane == 0) {
     s.warp_lo[warp] = bottom;
@@ -93,20 +108,15 @@ __device__ __forceinline__ void bound_range(const Values& v, int size, int k, Se
 }
 
 // The threshold of the k largest of `size` >= k values. All threads get the same.
-__device__ Threshold find_threshold(const Values& v, int size, int k, SelectShared& s) {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunks = (size + kChunk - 1) / kChunk, need = k;
+__device__ __forceinline__ Threshold find_threshold(float most, int size, int k, SelectShared& s) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, need = k;
   uint32_t lo, hi;
-  bound_range(v, size, k, s, lo, hi);
+  bound_range(most, size, k, s, lo, hi);
+#pragma unroll 1
   for (;;) {
     int shift = max(0, 21 - __clz(hi - lo));  // (hi - lo) >> shift < 2048
-    float bottom = value_of(lo), top = value_of(hi);
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      if (i >= chunks) break;
-#pragma unroll
-      for (int j = 4 * i; j < 4 * i + 4; ++j)
-        if (v[j] >= bottom && v[j] <= top) atomicAdd(&s.count[(sortable(v[j]) - lo) >> shift], 1);
-    }
+    for_values(s, size, value_of(lo), value_of(hi),
+               [&](float x) { atomicAdd(&s.count[(sortable(x) - lo) >> shift], 1); });
     __syncthreads();
     // This thread's two bins, the higher one first.
     int first = kBins - 2 - 2 * static_cast<int>(threadIdx.x);
@@ -134,19 +144,13 @@ __device__ Threshold find_threshold(const Values& v, int size, int k, SelectShar
     clear(s);
     __syncthreads();
   }
-  float bottom = value_of(lo), top = value_of(hi);
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    if (i >= chunks) break;
-#pragma unroll
-    for (int j = 4 * i; j < 4 * i + 4; ++j)
-      if (v[j] >= bottom && v[j] <= top) s.ranked[atomicAdd(&s.num_ranked, 1)] = sortable(v[j]);
-  }
+  for_values(s, size, value_of(lo), value_of(hi),
+             [&](float x) { s.ranked[atomicAdd(&s.num_ranked, 1)] = sortable(x); });
   __syncthreads();
   if (warp == 0) {  // places that stayed 0 rank last
     uint32_t mine = s.ranked[lane];
     int above = 0, equal = 0;
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < kRanked; i += 4) {
       uint4 x = *reinterpret_cast<const uint4*>(&s.ranked[i]);
       above += (x.x > mine) + (x.y > mine) + (x.z > mine) + (x.w > mine);
@@ -162,81 +166,68 @@ __device__ Threshold find_threshold(const Values& v, int size, int k, SelectShar
   return {s.threshold, s.bin_count == s.ties, s.ties};
 }
 
-// For each chunk, how many bits of all masks lie before this thread's; four bits of a mask belong to a chunk.
-__device__ __forceinline__ void places_of(uint32_t mask, int chunks, int (&chosen)[kChunks][kWarps],
-                                          int (&before)[kChunks]) {
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+// For chunk i in byte i: how many bits of this thread's mask; four bits of a mask belong to a chunk.
+__device__ __forceinline__ uint32_t count_chunks(uint32_t mask) {
   uint32_t counts = (mask & 0x5555u) + (mask >> 1 & 0x5555u);
   counts = (counts & 0x3333u) + (counts >> 2 & 0x3333u);  // a nibble each
-  counts =
-      (counts & 0xf) | (counts & 0xf0) << 4 | (counts & 0xf00) << 8 | (counts & 0xf000) << 12;  // a byte each
+  return (counts & 0xf) | (counts & 0xf0) << 4 | (counts & 0xf00) << 8 | (counts & 0xf000) << 12;
+}
+
+// Calls visit(i, before) for each chunk: how many bits of all masks lie before this thread's bits of the
+// chunk.
+template <class Visit>
+__device__ __forceinline__ void for_chunks(uint32_t mask, int size, int (&chosen)[kChunks][kWarps],
+                                           Visit visit) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, sum = 0;
+  uint32_t counts = count_chunks(mask);
   auto inclusive = static_cast<uint32_t>(warp_inclusive_sum(static_cast<int>(counts)));  // at most 128 each
   if (lane == 31) {
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) chosen[i][warp] = static_cast<int>(inclusive >> 8 * i & 255);
   }
   __syncthreads();
-  uint32_t own = inclusive - counts;
-  int sum = 0;
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    if (i >= chunks) break;
+#pragma unroll 1
+  for (int i = 0; i < chunks_of(size); ++i) {
     int part = chosen[i][lane];
-    before[i] =
-        sum + __reduce_add_sync(0xffffffffu, lane < warp ? part : 0) + static_cast<int>(own >> 8 * i & 255);
+    int before = sum + __reduce_add_sync(0xffffffffu, lane < warp ? part : 0);
+    visit(i, before + static_cast<int>((inclusive - counts) >> 8 * i & 255));
     sum += __reduce_add_sync(0xffffffffu, part);
   }
 }
 
-// Calls write(place, j) for each chosen value v[j] of this thread, places in the order of the values'
-// numbers.
+// Calls write(place, i, j) for each chosen value j of this thread's chunk i, places in the order of the
+// values' numbers.
 template <class Write>
-__device__ __forceinline__ void write_chosen(const Values& v, int size, Threshold t, SelectShared& s,
-                                             Write write) {
-  int chunks = (size + kChunk - 1) / kChunk, before[kChunks];
+__device__ __forceinline__ void write_chosen(int size, Threshold t, SelectShared& s, Write write) {
   uint32_t mask = 0, equal = 0;
-#pragma unroll
-  for (int j = 0; j < 4 * kChunks; ++j) {
-    if (v[j] > t.at) mask |= 1u << j;
-    if (v[j] == t.at) equal |= 1u << j;
+#pragma unroll 1
+  for (int i = 0; i < chunks_of(size); ++i) {
+    float4 x = s.value[i][threadIdx.x];
+    mask |= ((x.x > t.at) | (x.y > t.at) << 1 | (x.z > t.at) << 2 | (x.w > t.at) << 3) << 4 * i;
+    equal |= ((x.x == t.at) | (x.y == t.at) << 1 | (x.z == t.at) << 2 | (x.w == t.at) << 3) << 4 * i;
   }
   if (t.all) {
     mask |= equal;
   } else {  // the first of those that are equal
-    places_of(equal, chunks, s.chosen[0], before);
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      if (i >= chunks) break;
-      for (uint32_t left = equal >> 4 * i & 15; left != 0 && before[i] < t.ties;
-           left &= left - 1, ++before[i])
+    for_chunks(equal, size, s.chosen[0], [&](int i, int before) {
+      for (uint32_t left = equal >> 4 * i & 15; left != 0 && before < t.ties; left &= left - 1, ++before)
         mask |= (left & -left) << 4 * i;
-    }
+    });
   }
-  places_of(mask, chunks, s.chosen[1], before);
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    if (i >= chunks) break;
+  for_chunks(mask, size, s.chosen[1], [&](int i, int before) {
     for (uint32_t left = mask >> 4 * i & 15; left != 0; left &= left - 1)
-      write(before[i]++, 4 * i + __ffs(static_cast<int>(left)) - 1);
-  }
-}
-
-// v of chunk i from four values at `from`, of which the first `present` are there.
-__device__ __forceinline__ void take_four(Values& v, int i, const float* from, int present) {
-  float4 x = present > 0 ? *reinterpret_cast<const float4*>(from) : float4{};
-  v[4 * i] = present > 0 ? x.x : -INFINITY;
-  v[4 * i + 1] = present > 1 ? x.y : -INFINITY;
-  v[4 * i + 2] = present > 2 ? x.z : -INFINITY;
-  v[4 * i + 3] = present > 3 ? x.w : -INFINITY;
+      write(before++, i, __ffs(static_cast<int>(left)) - 1);
+  });
 }
 
 __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, const float* group_max) {
-  __shared__ SelectShared s;
+  extern __shared__ __align__(16) uint8_t memory[];
+  SelectShared& s = *reinterpret_cast<SelectShared*>(memory);
   // The batch was there before the kernel that wrote the scores.
   int64_t row = c.first_row + blockIdx.x;
-  int n = static_cast<int>(visible_entries(c, row)), groups = (n + kGroup - 1) / kGroup,
-      thread = static_cast<int>(threadIdx.x);
+  int n = static_cast<int>(visible_entries(c, row)), thread = static_cast<int>(threadIdx.x);
   const float* scores = c.scores + blockIdx.x * c.capacity;
+  const float* maxima = group_max + blockIdx.x * (c.capacity / kGroup);
   int32_t* out = c.selected + row * c.selected_stride;
   wait_for_previous_kernels();
   let_next_kernel_start();
@@ -244,32 +235,39 @@ __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, co
     for (int i = thread; i < c.topk; i += kThreads) out[i] = i < n ? i : -1;
     return;
   }
-  Values v;
-  bool whole = n <= kChunks * kChunk;  // else the k groups with the largest maxima
-  if (!whole) {
-    const float* maxima = group_max + blockIdx.x * (c.capacity / kGroup);
+  // The values to choose from: all scores, or the maxima and then the scores of the groups chosen.
+  bool by_groups = n > kChunks * kChunk;
+#pragma unroll 1
+  for (bool last = !by_groups;; last = true) {
+    int limit = last ? n : (n + kGroup - 1) / kGroup;  // of the numbers
+    int size = last && by_groups ? c.topk * kGroup : limit;
+    const float* from = last ? scores : maxima;
+    // Number of the first of this thread's four values of chunk i.
+    auto number = [&](int i) {
+      int at = i * kChunk + 4 * thread;
+      return last && by_groups ? s.groups[at / kGroup] * kGroup + at % kGroup : at;
+    };
+    float most = -INFINITY;
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i)
-      take_four(v, i, maxima + i * kChunk + 4 * thread, groups - i * kChunk - 4 * thread);
-    Threshold t = find_threshold(v, groups, c.topk, s);
-    write_chosen(v, groups, t, s,
-                 [&](int place, int j) { s.groups[place] = j / 4 * kChunk + 4 * thread + j % 4; });
+    for (int i = 0; i < kChunks; ++i) {
+      if (i >= chunks_of(size)) break;
+      float4 x = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+      if (i * kChunk + 4 * thread < size) {
+        int first = number(i), left = limit - first;
+        if (left > 0) {
+          float4 y = *reinterpret_cast<const float4*>(from + first);
+          x = {y.x, left > 1 ? y.y : -INFINITY, left > 2 ? y.z : -INFINITY, left > 3 ? y.w : -INFINITY};
+        }
+      }
+      s.value[i][thread] = x;
+      most = fmaxf(most, fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)));
+    }
+    Threshold t = find_threshold(most, size, c.topk, s);
+    int32_t* to = last ? out : s.groups;
+    write_chosen(size, t, s, [&](int place, int i, int j) { to[place] = number(i) + j; });
+    if (last) return;
     __syncthreads();
   }
-  int size = whole ? n : c.topk * kGroup;
-  // Number of the first of this thread's four values of chunk i.
-  auto first_of = [&](int i) {
-    int at = i * kChunk + 4 * thread;
-    return whole ? at : s.groups[at / kGroup] * kGroup + at % kGroup;
-  };
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    bool in = i * kChunk + 4 * thread < size;
-    int first = in ? first_of(i) : n;
-    take_four(v, i, scores + first, n - first);
-  }
-  Threshold t = find_threshold(v, size, c.topk, s);
-  write_chosen(v, size, t, s, [&](int place, int j) { out[place] = first_of(j / 4) + j % 4; });
 }
 
 }  // namespace
@@ -279,7 +277,10 @@ bool topk_groups_serve(const IndexSelectArgs& a) {
 }
 
 void topk_rows_of_groups(cudaStream_t stream, const TopkRows& call, const float* group_max, int64_t rows) {
-  launch_early(stream, topk_groups_kernel, dim3(static_cast<unsigned>(rows)), kThreads, 0, call, group_max);
+  int shared = static_cast<int>(sizeof(SelectShared));
+  cudaFuncSetAttribute(topk_groups_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  launch_early(stream, topk_groups_kernel, dim3(static_cast<unsigned>(rows)), kThreads, shared, call,
+               group_max);
 }
 
 }  // namespace kvasir::cuda
