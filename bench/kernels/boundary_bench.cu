@@ -1,6 +1,6 @@
 // Times of the row kernels on one GPU: the hyper-connection boundary, head norms, small rows, sampling.
 //
-//   boundary_bench [--quick]      prints a table, writes boundary_bench.json into $OUT (or the working directory)
+//   boundary_bench [--boundary]   (of the boundary only) prints a table, writes boundary_bench.json into $OUT (or the working directory)
 //
 // Each case is a graph of launches over buffers that rotate past the L2 cache; the figure is the median over replays
 // divided by the launches. "chained" lets a launch begin while the one before it ends (dependent launch), as in a step;
@@ -221,7 +221,8 @@ void print_all() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
+  bool only_boundary = argc > 1;
   cudaStream_t stream;
   CHECK(cudaStreamCreate(&stream));
   auto memory = CudaMemory::make(stream);
@@ -238,11 +239,14 @@ int main() {
   }
   for (int64_t dim : {4096, 7168}) {
     for (int64_t tokens : {1, 2, 8, 16, 64, 256, 4096}) bench_boundary(context, dim, tokens);
-    for (int64_t tokens : {1, 4096}) bench_generic(context, dim, tokens);
+    for (int64_t tokens : {1, 4096})
+      if (!only_boundary) bench_generic(context, dim, tokens);
   }
-  for (int64_t tokens : {1, 64, 4096}) bench_heads(context, 64, tokens);
-  for (int64_t q_rank : {1024, 1536})
-    for (int64_t tokens : {1, 64, 4096}) bench_small_rows(context, q_rank, tokens);
-  for (int64_t n : {1, 8, 64}) bench_sampling(context, n);
+  if (!only_boundary) {
+    for (int64_t tokens : {1, 64, 4096}) bench_heads(context, 64, tokens);
+    for (int64_t q_rank : {1024, 1536})
+      for (int64_t tokens : {1, 64, 4096}) bench_small_rows(context, q_rank, tokens);
+    for (int64_t n : {1, 8, 64}) bench_sampling(context, n);
+  }
   print_all();
 }

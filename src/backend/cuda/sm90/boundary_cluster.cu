@@ -32,12 +32,11 @@ constexpr int kStreams = 4;
 constexpr int kLogits = 24;                     // pre 4, post 4, comb 16
 constexpr int kPairs = 10;                      // of streams
 constexpr int kRecord = 36;                     // kSums, to a multiple of 16 bytes
-constexpr int kGroups = 2;
 
-// kUnits: runs of 16 values of `dim` that a warp works on.
-template <int kDimension, int kUnitCount>
+// kUnits: runs of 16 values of `dim` that a warp works on. kGroups: groups of warps with tiles of their own.
+template <int kDimension, int kUnitCount, int kGroupCount>
 struct Shape {
-  static constexpr int kDim = kDimension, kUnits = kUnitCount;
+  static constexpr int kDim = kDimension, kUnits = kUnitCount, kGroups = kGroupCount;
   static constexpr int kSlice = kDim / kBlocks;
   static constexpr int kWarps = kSlice / (16 * kUnits);     // of a group
   static constexpr int kWorkers = 32 * kWarps;
@@ -53,7 +52,7 @@ struct Shape {
     GroupSpace group[kGroups];
     uint64_t sums_here[kGroups], weights_here[kGroups][2];
   };
-  static_assert(sizeof(Space) <= 232448 && kWorkers >= kTile * 20 && kWorkers >= kTile * kRecord / 4);
+  static_assert(sizeof(Space) <= 232448 && kWorkers >= kTile * kRecord / 4);
 };
 
 struct Params {
@@ -120,25 +119,23 @@ __device__ Halves split(float4 v) {
   return {high, {below(high.x, v.x, v.y), below(high.y, v.z, v.w)}};
 }
 
-// A group's part of fn into shared memory, as the factors of add_up: for each run of 16 values and stream, and each lane
+// A block's part of fn into shared memory, as the factors of add_up: for each run of 16 values and stream, and each lane
 // 4g + c, the values 4c to 4c + 3 of the rows g and g + 8, upper halves, lower halves, and of row g + 16 both. The order of
 // the sum is free, so that four neighbours in memory stand for two pairs of columns.
 template <class S>
-__device__ void split_fn(typename S::Space& space, const Params& p, int unit, int lane, int rank, int first_stream) {
+__device__ void split_fn(typename S::Space& space, const Params& p, int warp, int lane, int rank) {
   const float* row = p.fn + static_cast<int64_t>(lane / 4) * kStreams * S::kDim + rank * S::kSlice + 4 * (lane % 4);
-#pragma unroll
-  for (int u = 0; u < S::kUnits; ++u) {
-#pragma unroll
-    for (int s = first_stream; s < first_stream + kStreams / kGroups; ++s) {
-      const float* at = row + s * S::kDim + 16 * (unit + u);
-      constexpr int64_t kEight = int64_t{8} * kStreams * S::kDim;
-      Halves a = split(*reinterpret_cast<const float4*>(at)), b = split(*reinterpret_cast<const float4*>(at + kEight)),
-             c = split(*reinterpret_cast<const float4*>(at + 2 * kEight));
-      uint4(*to)[32] = space.fn[unit + u][s];
-      to[0][lane] = {a.high.x, b.high.x, a.high.y, b.high.y};
-      to[1][lane] = {a.low.x, b.low.x, a.low.y, b.low.y};
-      to[2][lane] = {c.high.x, c.low.x, c.high.y, c.low.y};
-    }
+  constexpr int64_t kEight = int64_t{8} * kStreams * S::kDim;
+#pragma unroll 4
+  for (int piece = warp; piece < S::kSlice / 16 * kStreams; piece += S::kGroups * S::kWarps) {
+    int unit = piece / kStreams, s = piece % kStreams;
+    const float* at = row + s * S::kDim + 16 * unit;
+    Halves a = split(*reinterpret_cast<const float4*>(at)), b = split(*reinterpret_cast<const float4*>(at + kEight)),
+           c = split(*reinterpret_cast<const float4*>(at + 2 * kEight));
+    uint4(*to)[32] = space.fn[unit][s];
+    to[0][lane] = {a.high.x, b.high.x, a.high.y, b.high.y};
+    to[1][lane] = {a.low.x, b.low.x, a.low.y, b.low.y};
+    to[2][lane] = {c.high.x, c.low.x, c.high.y, c.low.y};
   }
 }
 
@@ -161,15 +158,18 @@ __device__ void load(Held<S>& held, const Params& p, int64_t token, int place, b
   }
 }
 
-// post and comb of a tile to shared memory, one value a thread.
+// post and comb of a tile to shared memory.
 template <class S>
 __device__ void load_coefficients(typename S::GroupSpace& mine, const Params& p, int first, int worker) {
-  int n = worker / 20, i = worker % 20;
-  int64_t token = first + n;
-  if (n >= kTile) return;
-  bool live = n < p.tile && token < p.tokens;
-  if (i < 4) mine.coefficients[n][8 * i + 4] = live ? p.post[token * 4 + i] : 0;
-  else mine.coefficients[n][8 * (i % 4) + (i - 4) / 4] = live ? p.comb[token * 16 + i - 4] : 0;
+  constexpr int kValues = kStreams + kStreams * kStreams;
+#pragma unroll
+  for (int at = worker; at < kTile * kValues; at += S::kWorkers) {
+    int n = at / kValues, i = at % kValues;
+    int64_t token = first + n;
+    bool live = n < p.tile && token < p.tokens;
+    if (i < 4) mine.coefficients[n][8 * i + 4] = live ? p.post[token * 4 + i] : 0;
+    else mine.coefficients[n][8 * (i % 4) + (i - 4) / 4] = live ? p.comb[token * 16 + i - 4] : 0;
+  }
 }
 
 // Step 1: hc_post of this thread's places.
@@ -260,10 +260,10 @@ __device__ void add_up(const Held<S>& held, const typename S::Space& space, int 
 // that Sinkhorn has two tiles' time.
 struct Tiles {
   int first, step;
-  __device__ Tiles(const Params& p, int group) {
+  __device__ Tiles(const Params& p, int groups, int group) {
     int clusters = static_cast<int>(gridDim.x) / kBlocks;
     first = (group * clusters + static_cast<int>(blockIdx.x) / kBlocks) * p.tile;
-    step = kGroups * clusters * p.tile;
+    step = groups * clusters * p.tile;
   }
 };
 __device__ uint32_t owner_of(int n, int round) { return static_cast<uint32_t>(n + kTile * (round % 2)); }
@@ -304,7 +304,7 @@ template <class S>
 __device__ void work(typename S::Space& space, const Params& p, int group, int warp, int lane, uint32_t rank) {
   auto& mine = space.group[group];
   int g = lane / 4, unit = warp * S::kUnits, place = static_cast<int>(rank) * S::kSlice + 16 * unit + 4 * (lane % 4), worker = 32 * warp + lane;
-  Tiles tiles(p, group);
+  Tiles tiles(p, S::kGroups, group);
   auto expect = [&](int round) {
     if (worker == 0) ptx::barrier_expect(ptx::shared_address(&space.weights_here[group][round % 2]), kTile * sizeof(float4));
   };
@@ -341,7 +341,7 @@ __device__ void work(typename S::Space& space, const Params& p, int group, int w
 template <class S>
 __device__ void own_tokens(typename S::Space& space, const Params& p, int group, int lane, uint32_t rank) {
   auto& mine = space.group[group];
-  Tiles tiles(p, group);
+  Tiles tiles(p, S::kGroups, group);
   uint32_t barrier = ptx::shared_address(&space.sums_here[group]);
   int n = static_cast<int>(rank) % kTile, round = static_cast<int>(rank) / kTile;
   float base = p.base[min(lane, kLogits - 1)], scale = p.scale[lane < 4 ? 0 : lane < 8 ? 1 : 2];
@@ -391,11 +391,11 @@ __global__ void __launch_bounds__(S::kThreads, 1) boundary_kernel(const __grid_c
   auto& space = *reinterpret_cast<typename S::Space*>(raw);
   uint32_t rank = ptx::cluster_rank();
   int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  bool worker = warp < kGroups * S::kWarps;
-  int group = worker ? warp / S::kWarps : warp - kGroups * S::kWarps, warp_of_group = warp % S::kWarps;
+  bool worker = warp < S::kGroups * S::kWarps;
+  int group = worker ? warp / S::kWarps : warp - S::kGroups * S::kWarps, warp_of_group = warp % S::kWarps;
   ptx::let_next_start();
   if (worker) {
-    split_fn<S>(space, p, warp_of_group * S::kUnits, lane, static_cast<int>(rank), group * (kStreams / kGroups));
+    split_fn<S>(space, p, warp, lane, static_cast<int>(rank));
   } else if (lane == 0) {
     ptx::barrier_init(ptx::shared_address(&space.sums_here[group]), 1);
     for (int i = 0; i < 2; ++i) ptx::barrier_init(ptx::shared_address(&space.weights_here[group][i]), 1);
@@ -408,8 +408,8 @@ __global__ void __launch_bounds__(S::kThreads, 1) boundary_kernel(const __grid_c
   else own_tokens<S>(space, p, group, lane, rank);
 }
 
-using Flash = Shape<4096, 2>;
-using Pro = Shape<7168, 4>;
+using Flash = Shape<4096, 2, 2>;
+using Pro = Shape<7168, 4, 2>;
 
 template <class S>
 cudaLaunchConfig_t configuration(cudaLaunchAttribute (&attributes)[2], int clusters, cudaStream_t stream, bool dependent) {
@@ -446,7 +446,8 @@ int clusters_at_once() {
 template <class S>
 void launch(CudaContext& context, Params p, bool dependent) {
   int most = clusters_at_once<S>();
-  p.tile = std::clamp((p.tokens + kGroups * most - 1) / (kGroups * most), 1, kTile);
+  int slots = S::kGroups * most;
+  p.tile = std::clamp((p.tokens + slots - 1) / slots, 1, kTile);
   int clusters = std::min(most, (p.tokens + p.tile - 1) / p.tile);
   cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config = configuration<S>(attributes, clusters, context.stream, dependent);
