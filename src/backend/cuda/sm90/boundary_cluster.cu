@@ -52,7 +52,7 @@ struct Shape {
     GroupSpace group[kGroups];
     uint64_t sums_here[kGroups], weights_here[kGroups][2];
   };
-  static_assert(sizeof(Space) <= 232448 && kWorkers >= kTile * kRecord / 4);
+  static_assert(sizeof(Space) <= 232448 && kWorkers >= kTile * 20 && kWorkers >= kTile * kRecord / 4);
 };
 
 struct Params {
@@ -72,39 +72,37 @@ __device__ float sigmoid_of(float x) { return reciprocal(1.0f + __expf(-x)); }
 
 __device__ constexpr int pair_index(int i, int j) { return i * (2 * kStreams - 1 - i) / 2 + j; }  // i <= j
 
-// The row and column steps of spec 6.2 on a matrix that has had its row softmax, in one thread's registers, as scales of rows
-// and columns: A = u a v, and a row step makes u = 1 / (sum a v + eps / u). Reciprocals come from the last ones by a
-// third-order step once they are close. When a row and a column step change no scale by more than some units in the
-// last place, what is left of the iterations would not either.
-__device__ void sinkhorn(const float (&a)[kStreams][kStreams], int iterations, float eps, float (&u)[kStreams], float (&v)[kStreams]) {
-  constexpr float kClose = 0x1p-9f, kDone = 3.6e-7f;
-  float inverse_u[kStreams] = {1, 1, 1, 1}, inverse_v[kStreams];
+// The row and column steps of spec 6.2 on a matrix that has had its row softmax, as scales of rows and columns: A = u a v,
+// and a row step makes u = 1 / (sum a v + eps / u). Every four lanes do the same: lane c holds row c and column c of `a` and
+// renews u[c] and v[c]. Reciprocals come from the last ones by a third-order step once they are close. When a row and a
+// column step change no scale by more than a millionth, what is left of the iterations would not either.
+__device__ void sinkhorn(const float (&row)[kStreams], const float (&column)[kStreams], int iterations, float eps, float (&u)[kStreams],
+                         float (&v)[kStreams]) {
+  constexpr float kClose = 0x1p-9f, kDone = 1e-6f;
+  auto exchange = [](float mine, float (&all)[kStreams]) {
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    u[k] = 1;
-    inverse_v[k] = ((a[0][k] + a[1][k]) + (a[2][k] + a[3][k])) + eps;
-    v[k] = reciprocal(inverse_v[k]);
-  }
-  // One row step and one column step; the greatest relative change of a scale.
-  auto iterate = [&](auto close) {
-    float off = 0;
-    auto renew = [&](float& scale, float& inverse, float sum) {
-      float e = 1.0f - sum * scale;
-      off = fmaxf(off, fabsf(e));
-      inverse = sum;
-      scale = close ? scale + scale * (e + e * e) : reciprocal(sum);
-    };
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      renew(u[j], inverse_u[j], (a[j][0] * v[0] + a[j][1] * v[1]) + (a[j][2] * v[2] + (a[j][3] * v[3] + eps * inverse_u[j])));
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-      renew(v[k], inverse_v[k], (a[0][k] * u[0] + a[1][k] * u[1]) + (a[2][k] * u[2] + (a[3][k] * u[3] + eps * inverse_v[k])));
-    return off;
+    for (int i = 0; i < kStreams; ++i) all[i] = __shfl_sync(~0u, mine, i, kStreams);
   };
+  float inverse_u = 1, inverse_v = ((column[0] + column[1]) + (column[2] + column[3])) + eps, my_u = 1, my_v = reciprocal(inverse_v);
+  exchange(my_v, v);
+  // One row step and one column step. True if a scale changed by more than `limit` of it.
+  auto iterate = [&](auto close, float limit) {
+    auto renew = [&](float& scale, float& inverse, const float (&a)[kStreams], const float (&by)[kStreams]) {
+      inverse = (a[0] * by[0] + a[1] * by[1]) + (a[2] * by[2] + (a[3] * by[3] + eps * inverse));
+      float e = 1.0f - inverse * scale;
+      scale = close ? scale + scale * (e + e * e) : reciprocal(inverse);
+      return fabsf(e);
+    };
+    float off = renew(my_u, inverse_u, row, v);
+    exchange(my_u, u);
+    off = fmaxf(off, renew(my_v, inverse_v, column, u));
+    exchange(my_v, v);
+    return __any_sync(~0u, off > limit);
+  };
+  u[0] = u[1] = u[2] = u[3] = 1;
   int i = 1;
-  while (i < iterations && (++i, iterate(std::false_type{})) > kClose) {}
-  while (i < iterations && (++i, iterate(std::true_type{})) > kDone) {}
+  while (i < iterations && (++i, iterate(std::false_type{}, kClose))) {}
+  while (i < iterations && (++i, iterate(std::true_type{}, kDone))) {}
 }
 
 // Two bf16 numbers that add up to each of four values but for 2^-17 of it.
@@ -119,24 +117,41 @@ __device__ Halves split(float4 v) {
   return {high, {below(high.x, v.x, v.y), below(high.y, v.z, v.w)}};
 }
 
-// A block's part of fn into shared memory, as the factors of add_up: for each run of 16 values and stream, and each lane
-// 4g + c, the values 4c to 4c + 3 of the rows g and g + 8, upper halves, lower halves, and of row g + 16 both. The order of
-// the sum is free, so that four neighbours in memory stand for two pairs of columns.
+// A block's part of fn in shared memory, as the factors of add_up: for each run of 16 values and stream, and each lane 4g + c,
+// the values 4c to 4c + 3 of the rows g and g + 8, upper halves, lower halves, and of row g + 16 both. The order of the sum
+// is free, so that four neighbours in memory stand for two pairs of columns. A thread fetches the f32 values to the very places
+// that their halves take later, and splits them there.
+template <class S, class Visit>
+__device__ void each_piece(typename S::Space& space, int warp, const Visit& visit) {
+  constexpr int kPieces = S::kSlice / 16 * kStreams, kStep = S::kGroups * S::kWarps;
+#pragma unroll
+  for (int i = 0; i < kPieces / kStep; ++i) {
+    int piece = warp + i * kStep;
+    visit(piece / kStreams, piece % kStreams, space.fn[piece / kStreams][piece % kStreams]);
+  }
+  static_assert(kPieces % kStep == 0);
+}
+
 template <class S>
-__device__ void split_fn(typename S::Space& space, const Params& p, int warp, int lane, int rank) {
+__device__ void fetch_fn(typename S::Space& space, const Params& p, int warp, int lane, int rank) {
   const float* row = p.fn + static_cast<int64_t>(lane / 4) * kStreams * S::kDim + rank * S::kSlice + 4 * (lane % 4);
-  constexpr int64_t kEight = int64_t{8} * kStreams * S::kDim;
-#pragma unroll 4
-  for (int piece = warp; piece < S::kSlice / 16 * kStreams; piece += S::kGroups * S::kWarps) {
-    int unit = piece / kStreams, s = piece % kStreams;
-    const float* at = row + s * S::kDim + 16 * unit;
-    Halves a = split(*reinterpret_cast<const float4*>(at)), b = split(*reinterpret_cast<const float4*>(at + kEight)),
-           c = split(*reinterpret_cast<const float4*>(at + 2 * kEight));
-    uint4(*to)[32] = space.fn[unit][s];
+  each_piece<S>(space, warp, [&](int unit, int s, uint4(*to)[32]) {
+#pragma unroll
+    for (int i = 0; i < 3; ++i)
+      ptx::copy_16(ptx::shared_address(&to[i][lane]), row + i * (int64_t{8} * kStreams * S::kDim) + s * S::kDim + 16 * unit);
+  });
+}
+
+template <class S>
+__device__ void split_fn(typename S::Space& space, int warp, int lane) {
+  ptx::copies_wait();
+  each_piece<S>(space, warp, [&](int, int, uint4(*to)[32]) {
+    Halves a = split(*reinterpret_cast<const float4*>(&to[0][lane])), b = split(*reinterpret_cast<const float4*>(&to[1][lane])),
+           c = split(*reinterpret_cast<const float4*>(&to[2][lane]));
     to[0][lane] = {a.high.x, b.high.x, a.high.y, b.high.y};
     to[1][lane] = {a.low.x, b.low.x, a.low.y, b.low.y};
     to[2][lane] = {c.high.x, c.low.x, c.high.y, c.low.y};
-  }
+  });
 }
 
 // The values of one thread: token g of the tile, and of each of its units four neighbouring places.
@@ -158,18 +173,18 @@ __device__ void load(Held<S>& held, const Params& p, int64_t token, int place, b
   }
 }
 
-// post and comb of a tile to shared memory.
+// post and comb of a tile go to shared memory, one value a thread.
 template <class S>
-__device__ void load_coefficients(typename S::GroupSpace& mine, const Params& p, int first, int worker) {
-  constexpr int kValues = kStreams + kStreams * kStreams;
-#pragma unroll
-  for (int at = worker; at < kTile * kValues; at += S::kWorkers) {
-    int n = at / kValues, i = at % kValues;
-    int64_t token = first + n;
-    bool live = n < p.tile && token < p.tokens;
-    if (i < 4) mine.coefficients[n][8 * i + 4] = live ? p.post[token * 4 + i] : 0;
-    else mine.coefficients[n][8 * (i % 4) + (i - 4) / 4] = live ? p.comb[token * 16 + i - 4] : 0;
-  }
+__device__ float load_coefficient(const Params& p, int first, int worker) {
+  int n = worker / 20, i = worker % 20;
+  int64_t token = first + n;
+  if (!p.y || n >= p.tile || token >= p.tokens) return 0;
+  return i < 4 ? p.post[token * 4 + i] : p.comb[token * 16 + i - 4];
+}
+template <class S>
+__device__ void keep_coefficient(typename S::GroupSpace& mine, int worker, float value) {
+  int n = worker / 20, i = worker % 20;
+  if (n < kTile) mine.coefficients[n][i < 4 ? 8 * i + 4 : 8 * (i % 4) + (i - 4) / 4] = value;
 }
 
 // Step 1: hc_post of this thread's places.
@@ -314,8 +329,13 @@ __device__ void work(typename S::Space& space, const Params& p, int group, int w
     bool live = g < p.tile && token < p.tokens;
     Held<S> held;
     load<S>(held, p, token, place, live);
+    float coefficient = load_coefficient<S>(p, first, worker);
+    if (round == 0) {
+      split_fn<S>(space, group * S::kWarps + warp, lane);
+      ptx::cluster_arrive();
+    }
     if (p.y) {
-      load_coefficients<S>(mine, p, first, worker);
+      keep_coefficient<S>(mine, worker, coefficient);
       ptx::barrier_sync(1 + group, S::kWorkers);
       mix<S>(held, p, mine.coefficients[g], token, place, live);
     }
@@ -333,7 +353,10 @@ __device__ void work(typename S::Space& space, const Params& p, int group, int w
     expect(round + 2);
     if (live) finish<S>(held, p, mine.weights[round % 2][g], norm, token, place);
   }
-  if (round == 0) ptx::cluster_wait();
+  if (round > 0) return;
+  split_fn<S>(space, group * S::kWarps + warp, lane);
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
 }
 
 // The warp beside a group: makes weights, post and comb of the tokens that this block owns. Lane i works for logit i, and lanes
@@ -345,6 +368,7 @@ __device__ void own_tokens(typename S::Space& space, const Params& p, int group,
   uint32_t barrier = ptx::shared_address(&space.sums_here[group]);
   int n = static_cast<int>(rank) % kTile, round = static_cast<int>(rank) / kTile;
   float base = p.base[min(lane, kLogits - 1)], scale = p.scale[lane < 4 ? 0 : lane < 8 ? 1 : 2];
+  ptx::cluster_arrive();
   ptx::cluster_wait();
   for (int first = tiles.first + round * tiles.step; first < p.tokens; first += 2 * tiles.step, round += 2) {
     if (lane == 0) ptx::barrier_expect(barrier, sizeof(mine.sums));
@@ -373,11 +397,14 @@ __device__ void own_tokens(typename S::Space& space, const Params& p, int group,
     float max = fmaxf(logit, __shfl_xor_sync(~0u, logit, 1));
     float part = __expf(logit - fmaxf(max, __shfl_xor_sync(~0u, max, 2))), row = part + __shfl_xor_sync(~0u, part, 1);
     part = part * reciprocal(row + __shfl_xor_sync(~0u, row, 2)) + p.sinkhorn_eps;
-    float a[kStreams][kStreams], u[kStreams], v[kStreams];
-#pragma unroll
-    for (int i = 0; i < 16; ++i) a[i / 4][i % 4] = __shfl_sync(~0u, part, 8 + i);
-    sinkhorn(a, p.iterations, p.sinkhorn_eps, u, v);
+    float in_row[kStreams], in_column[kStreams], u[kStreams], v[kStreams];
     int j = lane / 4 - 2, k = lane % 4;
+#pragma unroll
+    for (int i = 0; i < kStreams; ++i) {
+      in_row[i] = __shfl_sync(~0u, part, 8 + 4 * k + i);
+      in_column[i] = __shfl_sync(~0u, part, 8 + 4 * i + k);
+    }
+    sinkhorn(in_row, in_column, p.iterations, p.sinkhorn_eps, u, v);
     float row_scale = j == 0 ? u[0] : j == 1 ? u[1] : j == 2 ? u[2] : u[3], column_scale = k == 0 ? v[0] : k == 1 ? v[1] : k == 2 ? v[2] : v[3];
     int64_t token = first + n;
     if (lane >= 4 && lane < 8) p.post[token * 4 + lane - 4] = 2.f * gate;
@@ -395,14 +422,13 @@ __global__ void __launch_bounds__(S::kThreads, 1) boundary_kernel(const __grid_c
   int group = worker ? warp / S::kWarps : warp - S::kGroups * S::kWarps, warp_of_group = warp % S::kWarps;
   ptx::let_next_start();
   if (worker) {
-    split_fn<S>(space, p, warp, lane, static_cast<int>(rank));
+    fetch_fn<S>(space, p, warp, lane, static_cast<int>(rank));
   } else if (lane == 0) {
     ptx::barrier_init(ptx::shared_address(&space.sums_here[group]), 1);
     for (int i = 0; i < 2; ++i) ptx::barrier_init(ptx::shared_address(&space.weights_here[group][i]), 1);
     ptx::barrier_init_done();
   }
   __syncwarp();
-  ptx::cluster_arrive();
   ptx::wait_for_previous();
   if (worker) work<S>(space, p, group, warp_of_group, lane, rank);
   else own_tokens<S>(space, p, group, lane, rank);

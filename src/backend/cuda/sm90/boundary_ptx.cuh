@@ -73,6 +73,12 @@ __device__ inline void send_remote(uint32_t address, uint32_t barrier, float4 v)
                : "memory");
 }
 
+// 16 bytes of device memory to shared memory, without registers; copies_wait waits for those of this thread.
+__device__ inline void copy_16(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ inline void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // Barrier `id` (1 to 15) of `threads` threads: those that wait for it and those that only arrive.
 __device__ inline void barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 __device__ inline void barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
