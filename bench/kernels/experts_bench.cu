@@ -240,6 +240,7 @@ int main(int argc, char** argv) {
           }
         }) / calls;
         rows.push_back({std::string(m.name) + " T=" + std::to_string(tokens) + " " + what, us, bytes, flop, floor});
+        fprintf(stderr, "%s %.1f us\n", rows.back().name.c_str(), us);
       };
       add("experts", [&](const Call& c) { cuda::experts(context, c.experts); });
       if (tokens <= 64) {

@@ -62,7 +62,7 @@ Status Runner::step(std::span<const Item> items) {
 Status Runner::run(void (*pass)(const ForwardContext&)) {
   ws_.load({ids_, positions_, sequences_, logit_rows_});
   logit_count_ = static_cast<int64_t>(logit_rows_.size());
-  if (observer_)
+  if (observer_ || gate_)
     pass(context());
   else
     KVASIR_TRY_STATUS(ops_->run_step(ws_.shape(pass == forward ? 0 : 1), [&] { pass(context()); }));

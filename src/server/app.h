@@ -50,6 +50,7 @@ struct AppParts {
   int64_t started = 0;                           // seconds since 1970
   int64_t page_bytes = 0;                        // of one KV page
   std::shared_ptr<const Vocabulary> vocabulary;  // null: nothing is constrained
+  SignalBatch& news;                             // notified when the engine has told all its readers
 };
 
 class App {

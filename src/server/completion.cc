@@ -152,7 +152,7 @@ std::optional<ApiError> App::submit(Call& call, Prepared& p) {
   if (!stream)
     return stream.error().code == ErrorCode::kBusy ? overloaded_error(2) : api_error(stream.error());
   p.stream = *std::move(stream);
-  p.stream->set_notify([signal = call.out.signal()] { signal.notify(); });
+  p.stream->set_notify([&news = parts_.news, signal = call.out.signal()] { news.add(signal); });
   p.formatter = make_formatter(p.chat, response_context(call.http));
   p.answer = std::make_unique<AnswerInProgress>(p.chat, parts_.tokenizer, p.prompt.in_reasoning,
                                                 static_cast<int64_t>(p.prompt.ids.size()), *p.formatter);

@@ -316,7 +316,7 @@ std::vector<Setting> protocol_settings() {
       switch_setting("protocol.sort_tools", "--sort-tools",
                      "Order tools by name, for clients that shuffle them", &Settings::sort_tools),
       switch_setting("protocol.thinking_sampling", "--thinking-sampling",
-                     "Honour temperature and top_p in thinking mode too", &Settings::thinking_sampling),
+                     "Honour temperature, top_p and penalties in thinking mode too", &Settings::thinking_sampling),
   };
 }
 

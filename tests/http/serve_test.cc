@@ -294,7 +294,9 @@ TEST_F(ServeTest, DeletingASessionLeavesWhatOthersHaveStored) {
   second["messages"].push_back(answer.json["choices"][0]["message"]);
   second["messages"].push_back({{"role", "user"}, {"content", filler(600)}});
   ASSERT_EQ(post("/v1/chat/completions", second).status, 200);
-  auto hit = [&](const Json& request) { return post("/v1/chat/completions", request).json["usage"]["prompt_cache_hit_tokens"].get<int>(); };
+  auto hit = [&](const Json& request) {
+    return post("/v1/chat/completions", request).json["usage"]["prompt_cache_hit_tokens"].get<int>();
+  };
   int of_first = hit(first), of_second = hit(second);
   ASSERT_EQ(post("/v1/sessions/save", {{"id_prefix", ""}}).status, 400);
   ASSERT_EQ(post("/v1/sessions/save", {{"id", "first"}}).status, 200);

@@ -15,6 +15,7 @@ struct GroupedProduct {
   int64_t tokens = 0, groups = 1, n = 0, k = 0;
   bool quantise = false;       // x through e4m3 per 128 first (spec A.2)
   bool round = false;          // result to bf16
+  bool wide = false;           // kFast: x keeps at least the bits of bf16 (kinds kBf16 and kFloat)
 };
 
 void product_generic(CudaContext& context, const GroupedProduct& p);

@@ -1,14 +1,16 @@
-// Weights streamed once through a ring in shared memory; see linear_stream.h.
+// Weights streamed once from memory; see linear_stream.h.
 //
-//   CTA: 8 consumer warps and a producer warp.     cluster: `split` CTAs, each a slice of K
-//   ring stage: 16 weight rows x 1 KB of K, row by row with bulk copies, rows 1088 bytes apart (no bank conflicts)
+//   CTA: 8 warps, each owns 128 bytes of every KB of K     cluster: `split` CTAs, each a slice of K
+//   piece: 16 weight rows x 128 bytes, a warp's unit of work; each warp has kStages of them under way
 //
-// The producer starts before the kernel in front has ended (weights depend on nobody) and keeps the ring full. Each
-// consumer warp owns 128 bytes of every KB of K; its part of x stays in registers, in the layout of the tensor core's
-// second operand, for the whole kernel. Per tile of 16 weight rows: every warp multiplies, the warps' sums are added in
-// order through shared memory, then, batch by batch, the CTAs' sums of a cluster through distributed shared memory.
-// K is dealt to lanes so that one 16-byte load of a weight row feeds whole products: any order of K is right as long as
-// both operands use the same.
+// A lane copies (cp.async) just those bytes that it will multiply itself, into a ring of its own in shared memory: no lane
+// waits for another, and the ring is full of weights before the kernel in front has ended (weights depend on nobody). A
+// warp's part of x stays in registers, in the layout of the tensor core's second operand, for the whole kernel. After
+// every few tiles the warps' sums are added in order through shared memory; batch by batch the CTAs' sums of a cluster
+// through distributed shared memory. K is dealt to lanes so that one 16-byte load of a weight row feeds whole products:
+// any order of K is right as long as both operands use the same.
+//
+// A ring for the whole CTA filled by bulk copies, and pieces held in registers, were slower (docs/gpu-notes/linear.md).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -21,13 +23,11 @@ namespace kvasir::cuda {
 namespace {
 
 constexpr int kWarps = 8;
-constexpr int kConsumers = kWarps * 32;
-constexpr int kThreads = kConsumers + 32;
+constexpr int kThreads = kWarps * 32;
 constexpr int kTileRows = 16;
-constexpr int kChunk = 1024;             // bytes of a weight row in a stage
-constexpr int kRowStride = kChunk + 64;  // in shared memory
-constexpr int kStageBytes = kTileRows * kRowStride;
-constexpr int kBatchBytes = 8192;        // of a CTA's sums between two exchanges in the cluster
+constexpr int kChunk = 1024;       // bytes of a weight row that the CTA's warps cover side by side
+constexpr int kPieceBytes = 2048;
+constexpr int kScaleBytes = kWarps * 2;  // a tile's weight scales, in bf16, for each KB of a slice
 
 struct Segment {
   const uint8_t* data;
@@ -55,25 +55,24 @@ struct Plan {
   int tokens;
   int k;
   int split;
-  int prefetch;
 };
 
-// Where things lie in dynamic shared memory, for NT tiles of 8 tokens.
-template <int NT>
+// Where things lie in dynamic shared memory, for NT tiles of 8 tokens and slices of KC KB.
+template <int NT, int KC>
 struct Layout {
-  static constexpr int kStages = NT == 1 ? 5 : NT == 2 ? 4 : 8;
-  static constexpr int kSumStride = 8 * NT + 2;                  // floats between rows of sums: no bank conflicts
-  static constexpr int kTileSums = kTileRows * kSumStride;       // floats
-  static constexpr int kBuffers = NT <= 2 ? 2 : 1;               // of warp sums
-  static constexpr int kBatchTiles = kBatchBytes / (kTileRows * 8 * NT * 4);
-  static constexpr int kRing = 0;
-  static constexpr int kWarpSums = kRing + kStages * kStageBytes;
-  static constexpr int kCtaSums = kWarpSums + kBuffers * kWarps * kTileSums * 4;
-  static constexpr int kBarriers = kCtaSums + kBatchTiles * kTileSums * 4;
-  static constexpr int kBytes = kBarriers + (2 * kStages + 2) * 8;
+  static constexpr int kStages = KC == 1 ? 5 : 3;             // tiles in a warp's ring
+  static constexpr int kStepTiles = NT == 1 && KC == 1 ? 2 : 1;  // between two sums over the warps
+  static constexpr int kBatchTiles = KC == 1 ? 8 : 4;         // between two exchanges in the cluster
+  static constexpr int kMaxTiles = KC == 1 ? 256 : 96;        // of a CTA, with FP8 weights: room for their scales
+  static constexpr int kSumStride = 8 * NT + 2;               // floats between rows of sums: no bank conflicts
+  static constexpr int kTileSums = kTileRows * kSumStride;    // floats
+  static constexpr int kRing = 0;                             // [warps][stages][KC][piece]
+  static constexpr int kWarpSums = kRing + kWarps * kStages * KC * kPieceBytes;         // [2][step tiles][warps]
+  static constexpr int kCtaSums = kWarpSums + 2 * kStepTiles * kWarps * kTileSums * 4;  // [batch tiles]
+  static constexpr int kScales = kCtaSums + kBatchTiles * kTileSums * 4;                // [tiles][warps][KC] bf16
+  static constexpr int kBytes = kScales + kMaxTiles * kScaleBytes * KC;
 };
-
-__device__ __forceinline__ float e8m0(uint32_t byte) { return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23); }
+constexpr int max_tiles(int chunks) { return chunks == 1 ? Layout<1, 1>::kMaxTiles : Layout<1, 2>::kMaxTiles; }
 
 __device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
   __half2 h = __floats2half2_rn(lo, hi);
@@ -90,7 +89,6 @@ struct Part {
   int begin, end;          // tiles
   uint32_t slice_begin;    // bytes within a weight row
   uint32_t slice_bytes;
-  uint32_t chunks;
 };
 
 template <bool BF16>
@@ -98,11 +96,11 @@ __device__ __forceinline__ uint32_t row_bytes(const Plan& plan) { return BF16 ? 
 
 template <bool BF16>
 __device__ __forceinline__ Part part_of(const Plan& plan, const Job& job, int cluster, uint32_t rank) {
-  const uint32_t row = row_bytes<BF16>(plan), slice = (row / 64 + plan.split - 1) / plan.split * 64;
+  const uint32_t row = row_bytes<BF16>(plan), slice = (row / 128 + plan.split - 1) / plan.split * 128;
   const uint32_t begin = min(row, rank * slice), end = min(row, begin + slice);
   const int c = cluster - job.first_cluster;
   return {job, static_cast<int>(int64_t{job.tiles} * c / job.clusters), static_cast<int>(int64_t{job.tiles} * (c + 1) / job.clusters),
-          begin, end - begin, (end - begin + kChunk - 1) / kChunk};
+          begin, end - begin};
 }
 
 __device__ __forceinline__ const Segment& segment_of(const Plan& plan, const Job& job, int tile) {
@@ -111,84 +109,48 @@ __device__ __forceinline__ const Segment& segment_of(const Plan& plan, const Job
   return plan.segments[s];
 }
 
-// --- the producer warp ---
-
-// Lanes 0..15 each copy one row of a stage. Rows past the end of the weight repeat its last row; nobody reads their sums.
-template <bool BF16, int STAGES>
-__device__ void produce(const Plan& plan, const Part& part, uint32_t ring, uint32_t full, uint32_t empty) {
-  const int lane = threadIdx.x % 32;
-  const uint64_t policy = ptx::evict_first_policy();
-  const uint32_t bytes_of_row = row_bytes<BF16>(plan);
-  int item = 0;
-  auto address = [&](int tile, uint32_t chunk) {
-    const Segment& s = segment_of(plan, part.job, tile);
-    const int row = min((tile - s.first_tile) * kTileRows + lane, s.rows - 1);
-    return s.data + int64_t{s.first_row + row} * bytes_of_row + part.slice_begin + chunk * kChunk;
-  };
-  const int items = (part.end - part.begin) * static_cast<int>(part.chunks);
-  for (int tile = part.begin; tile < part.end; ++tile) {
-    for (uint32_t chunk = 0; chunk < part.chunks; ++chunk, ++item) {
-      const int stage = item % STAGES;
-      if (item == STAGES && plan.prefetch > 0 && lane < kTileRows) {
-        // The ring is full: what comes next may wait in L2 already.
-        for (int ahead = item; ahead < min(items, item + plan.prefetch); ++ahead) {
-          const uint32_t c = ahead % part.chunks;
-          ptx::bulk_prefetch(address(part.begin + ahead / part.chunks, c), min(part.slice_bytes - c * kChunk, uint32_t{kChunk}));
-        }
-      }
-      if (item >= STAGES) ptx::barrier_wait(empty + stage * 8, (item / STAGES - 1) & 1);
-      const uint32_t bytes = min(part.slice_bytes - chunk * kChunk, uint32_t{kChunk});
-      if (lane == 0) ptx::barrier_expect(full + stage * 8, bytes * kTileRows);
-      __syncwarp();
-      if (lane < kTileRows)
-        ptx::bulk_load(ring + stage * kStageBytes + lane * kRowStride, address(tile, chunk), bytes, full + stage * 8, policy);
-    }
-  }
-}
-
-// --- the consumer warps ---
-
-// A warp's part of x as tensor core operands: per 64 bytes of a weight row 8 registers for each 8 tokens, and for FP8
-// the scales of the two tokens whose sums a lane holds.
+// A warp's part of x as tensor core operands: for each KB of the slice its 128 bytes of a weight row, for each 8 tokens;
+// and for FP8 the scales of the two tokens whose sums a lane holds.
 template <int NT, int KC>
 struct Operands {
-  uint32_t b[KC * 2][NT][8];
-  float scale[KC * 2][NT][2];
+  uint32_t b[KC][NT][16];
+  float scale[KC][NT][2];
 };
 
-// 64 FP8 weights meet 64 values of x: lane (g, t) holds those at 16t..16t+15 of token g.
-__device__ __forceinline__ void operand_f16(const float* x, bool valid, uint32_t (&b)[8], float (&scale)[2]) {
-  float v[16];
+// 128 FP8 weights meet 128 values of x: lane (g, t) holds those at 16t..16t+15 of both halves of token g's. `x` is the
+// lane's first.
+__device__ __forceinline__ void operand_f16(const float* x, bool valid, uint32_t (&b)[16], float (&scale)[2]) {
+  float4 q[8];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    float4 q = valid ? __ldcg(reinterpret_cast<const float4*>(x) + i) : float4{};
-    v[4 * i] = q.x, v[4 * i + 1] = q.y, v[4 * i + 2] = q.z, v[4 * i + 3] = q.w;
-  }
+  for (int i = 0; i < 8; ++i) q[i] = valid ? __ldcg(reinterpret_cast<const float4*>(x + i / 4 * 64) + i % 4) : float4{};
   float amax = 0x1p-100f;
 #pragma unroll
-  for (float value : v) amax = fmaxf(amax, fabsf(value));
+  for (float4& v : q) amax = fmaxf(fmaxf(fmaxf(amax, fabsf(v.x)), fmaxf(fabsf(v.y), fabsf(v.z))), fabsf(v.w));
   amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, 1));
   amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, 2));
   const uint32_t exponent = __float_as_uint(amax) >> 23;
   const float down = __uint_as_float((268 - exponent) << 23);  // the largest value comes to lie in [2^14, 2^15)
   const float up = __uint_as_float((exponent - 14) << 23);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) b[i] = pack_f16(v[2 * i] * down, v[2 * i + 1] * down);
+  for (int i = 0; i < 8; ++i) {
+    b[2 * i] = pack_f16(q[i].x * down, q[i].y * down);
+    b[2 * i + 1] = pack_f16(q[i].z * down, q[i].w * down);
+  }
   const int token = threadIdx.x % 4 * 2;  // of the two sums; token n's scale is in lanes 4n..4n+3
   scale[0] = __shfl_sync(~0u, up, token * 4);
   scale[1] = __shfl_sync(~0u, up, token * 4 + 4);
 }
 
-// 32 bf16 weights meet 32 values of x, each the sum of two bf16: lane (g, t) holds those at 8t..8t+7 of token g.
-__device__ __forceinline__ void operand_bf16(const float* x, bool valid, uint32_t (&b)[8]) {
+// 64 bf16 weights meet 64 values of x, each the sum of two bf16: lane (g, t) holds those at 8t..8t+7 of both halves.
+__device__ __forceinline__ void operand_bf16(const float* x, bool valid, uint32_t (&b)[16]) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    float4 q = valid ? __ldcg(reinterpret_cast<const float4*>(x) + i) : float4{};
-    b[2 * i] = pack_bf16(q.x, q.y);
-    b[2 * i + 1] = pack_bf16(q.z, q.w);
+  for (int i = 0; i < 4; ++i) {
+    const float4 q = valid ? __ldcg(reinterpret_cast<const float4*>(x + i / 2 * 32) + i % 2) : float4{};
     auto low = [](float value) { return value - __bfloat162float(__float2bfloat16_rn(value)); };
-    b[4 + 2 * i] = pack_bf16(low(q.x), low(q.y));
-    b[4 + 2 * i + 1] = pack_bf16(low(q.z), low(q.w));
+    b[4 * i] = pack_bf16(q.x, q.y);
+    b[4 * i + 1] = pack_bf16(q.z, q.w);
+    b[4 * i + 2] = pack_bf16(low(q.x), low(q.y));
+    b[4 * i + 3] = pack_bf16(low(q.z), low(q.w));
   }
 }
 
@@ -196,217 +158,278 @@ template <bool BF16, int NT, int KC>
 __device__ __forceinline__ void load_operands(const Plan& plan, const Part& part, Operands<NT, KC>& op) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
-  for (int j = 0; j < KC * 2; ++j) {
-    const uint32_t at = j / 2 * kChunk + warp * 128 + j % 2 * 64;
+  for (int chunk = 0; chunk < KC; ++chunk) {
+    const uint32_t at = chunk * kChunk + warp * 128;
 #pragma unroll
     for (int nt = 0; nt < NT; ++nt) {
       const int token = nt * 8 + lane / 4;
       const bool valid = token < plan.tokens && at < part.slice_bytes;
-      const uint32_t k = (part.slice_begin + at) / (BF16 ? 2 : 1) + lane % 4 * (BF16 ? 8 : 16);
-      const float* x = part.job.x + token * part.job.x_stride + k;
+      const float* x = part.job.x + token * part.job.x_stride + (part.slice_begin + at) / (BF16 ? 2 : 1) + lane % 4 * (BF16 ? 8 : 16);
       if constexpr (BF16) {
-        operand_bf16(x, valid, op.b[j][nt]);
+        operand_bf16(x, valid, op.b[chunk][nt]);
       } else {
-        operand_f16(x, valid, op.b[j][nt], op.scale[j][nt]);
+        operand_f16(x, valid, op.b[chunk][nt], op.scale[chunk][nt]);
       }
     }
   }
 }
 
+// --- weights ---
+
+// 16 rows x 128 bytes of a warp: this lane's 16 bytes of rows g and g+8, in both halves.
+struct Piece {
+  uint4 top[2], bottom[2];
+};
+
+__device__ __forceinline__ void copy_async(uint32_t to, const uint8_t* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
 __device__ __forceinline__ uint4 load_shared(uint32_t address) {
   uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
   return v;
 }
 
-// acc += 16 weight rows x 64 bytes, at `row` (this lane's 16 bytes of row g) and 8 rows below.
-template <bool BF16, int NT>
-__device__ __forceinline__ void multiply(uint32_t row, float weight_scale, const uint32_t (&b)[NT][8], const float (&scale)[NT][2],
-                                         float (&acc)[NT][4]) {
-  const uint4 top4 = load_shared(row), bottom4 = load_shared(row + 8 * kRowStride);
-  const uint32_t top[4] = {top4.x, top4.y, top4.z, top4.w}, bottom[4] = {bottom4.x, bottom4.y, bottom4.z, bottom4.w};
-  if constexpr (BF16) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int nt = 0; nt < NT; ++nt) {
-        ptx::mma_bf16(acc[nt], top[2 * i], bottom[2 * i], top[2 * i + 1], bottom[2 * i + 1], b[nt][2 * i], b[nt][2 * i + 1]);
-        ptx::mma_bf16(acc[nt], top[2 * i], bottom[2 * i], top[2 * i + 1], bottom[2 * i + 1], b[nt][4 + 2 * i], b[nt][5 + 2 * i]);
-      }
-  } else {
-    float sum[NT][4] = {};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t a0, a1, a2, a3;
-      ptx::e4m3x4_to_f16(top[i], a0, a2);
-      ptx::e4m3x4_to_f16(bottom[i], a1, a3);
-#pragma unroll
-      for (int nt = 0; nt < NT; ++nt) ptx::mma_f16(sum[nt], a0, a1, a2, a3, b[nt][2 * i], b[nt][2 * i + 1]);
-    }
-#pragma unroll
-    for (int nt = 0; nt < NT; ++nt)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) acc[nt][i] = fmaf(sum[nt][i], weight_scale * scale[nt][i % 2], acc[nt][i]);
+// Walks the tiles of a job upwards and copies this lane's share of each: 16 bytes of rows g and g+8, in both halves of the
+// warp's 128 bytes, in every KB of the slice.
+template <bool BF16, int KC>
+class WeightCopier {
+ public:
+  __device__ WeightCopier(const Plan& plan, const Part& part)
+      : plan_(plan), part_(part), row_bytes_(row_bytes<BF16>(plan)), tile_(part.begin) {
+    const uint32_t at = threadIdx.x / 32 * 128;
+    chunks_ = part.slice_bytes > at ? static_cast<int>((part.slice_bytes - at + kChunk - 1) / kChunk) : 0;
+    if (tile_ < part.end) aim();
   }
-}
+  // The next tile, to this lane's place in a stage.
+  __device__ __forceinline__ void copy(uint32_t to) {
+    if (tile_ < part_.end) {
+#pragma unroll
+      for (int chunk = 0; chunk < KC; ++chunk) {
+        if (chunk >= chunks_) continue;
+        copy_async(to + chunk * kPieceBytes, top_ + chunk * kChunk);
+        copy_async(to + chunk * kPieceBytes + 512, top_ + chunk * kChunk + 64);
+        copy_async(to + chunk * kPieceBytes + 1024, bottom_ + chunk * kChunk);
+        copy_async(to + chunk * kPieceBytes + 1536, bottom_ + chunk * kChunk + 64);
+      }
+      ++tile_;
+      if (--left_ > 0) {
+        top_ += kTileRows * row_bytes_;
+        bottom_ += kTileRows * row_bytes_;
+      } else if (tile_ < part_.end) {
+        aim();
+      }
+    }
+    commit_copies();
+  }
+  // KBs of the slice in which this warp has weights.
+  __device__ int chunks() const { return chunks_; }
 
-// The e8m0 bytes of this warp's two 64-byte granules (same 128-block: a warp's 128 bytes may straddle two blocks when a
-// slice starts in the middle of one) for each chunk of a tile.
-template <int KC>
-struct TileScales {
-  uint8_t byte[KC * 2];
+ private:
+  // Points at tile_. The pointers then hold for left_ tiles: to the end of the segment's whole tiles. In a tile that is not
+  // whole, rows past the end repeat the last one; nobody reads their sums.
+  __device__ __forceinline__ void aim() {
+    const Segment& s = segment_of(plan_, part_.job, tile_);
+    const int lane = threadIdx.x % 32, row = (tile_ - s.first_tile) * kTileRows;
+    left_ = max(1, (s.rows - row) / kTileRows);
+    const uint8_t* p = s.data + part_.slice_begin + threadIdx.x / 32 * 128 + lane % 4 * 16;
+    top_ = p + int64_t{s.first_row + min(row + lane / 4, s.rows - 1)} * row_bytes_;
+    bottom_ = p + int64_t{s.first_row + min(row + lane / 4 + 8, s.rows - 1)} * row_bytes_;
+  }
+
+  const Plan& plan_;
+  const Part& part_;
+  uint32_t row_bytes_;
+  int tile_, chunks_, left_ = 0;
+  const uint8_t *top_ = nullptr, *bottom_ = nullptr;
 };
 
+// The scales of all the CTA's FP8 tiles, as bf16 (which has 2^-127 too), [tiles][warps][KC].
 template <int KC>
-__device__ __forceinline__ TileScales<KC> load_scales(const Plan& plan, const Part& part, int tile) {
-  TileScales<KC> s;
-  const Segment& segment = segment_of(plan, part.job, tile);
-  const int row = segment.first_row + (tile - segment.first_tile) * kTileRows;
-  const uint8_t* scale = segment.scale + int64_t{row / 128} * ((plan.k + 127) / 128);
-  const int warp = threadIdx.x / 32;
-#pragma unroll
-  for (int j = 0; j < KC * 2; ++j) {
-    const uint32_t at = j / 2 * kChunk + warp * 128 + j % 2 * 64;
-    s.byte[j] = at < part.slice_bytes ? __ldg(scale + (part.slice_begin + at) / 128) : 0;
+__device__ void load_scales(const Plan& plan, const Part& part, uint16_t* scales) {
+  const int columns = kWarps * KC, blocks = plan.k / 128;
+  for (int i = threadIdx.x; i < (part.end - part.begin) * columns; i += kThreads) {
+    const int tile = part.begin + i / columns, warp = i % columns / KC, chunk = i % KC;
+    const uint32_t at = chunk * kChunk + warp * 128;
+    const Segment& s = segment_of(plan, part.job, tile);
+    const int row = s.first_row + (tile - s.first_tile) * kTileRows;
+    const uint32_t byte = at < part.slice_bytes ? __ldg(s.scale + int64_t{row / 128} * blocks + (part.slice_begin + at) / 128) : 0;
+    scales[i] = byte == 0 ? 0x0040 : static_cast<uint16_t>(byte << 7);
   }
-  return s;
 }
 
-// Adds the CTAs' sums of `tiles` tiles, from `first` on, in order of rank, and writes them out. All consumers.
-template <int NT>
-__device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, uint32_t ready, uint32_t done, uint32_t rank, int first,
-                         int tiles, int batch) {
-  using L = Layout<NT>;
-  const int tid = threadIdx.x;
-  ptx::sync_part(1, kConsumers);
-  if (tid < plan.split) ptx::barrier_arrive_remote(ptx::map_rank(ready, tid));
-  ptx::barrier_wait_cluster(ready, batch & 1);
-  const int count = tiles * kTileRows * plan.tokens;
-  for (int e = rank * kConsumers + tid; e < count; e += plan.split * kConsumers) {
-    const int row = e % kTileRows, token = e / kTileRows % plan.tokens, tile = e / kTileRows / plan.tokens;
-    const uint32_t at = cta_sums + 4 * (tile * L::kTileSums + row * L::kSumStride + token);
-    float sum = 0.f;
-    for (int r = 0; r < plan.split; ++r) sum += ptx::load_cluster(ptx::map_rank(at, r));
-    const Segment& s = segment_of(plan, part.job, first + tile);
-    const int n = (first + tile - s.first_tile) * kTileRows + row;
-    if (n < s.rows) s.out[token * s.out_stride + n] = sum;
+// acc += 16 weight rows x 128 bytes.
+template <bool BF16, int NT>
+__device__ __forceinline__ void multiply(const Piece& piece, float weight_scale, const uint32_t (&b)[NT][16], const float (&scale)[NT][2], float (&acc)[NT][4]) {
+  float sum[2][NT][4] = {};  // of both halves: two chains of products run side by side
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint4 &top4 = piece.top[half], &bottom4 = piece.bottom[half];
+      const uint32_t top[4] = {top4.x, top4.y, top4.z, top4.w}, bottom[4] = {bottom4.x, bottom4.y, bottom4.z, bottom4.w};
+      if constexpr (BF16) {
+        const int j = i / 2, word = half * 8 + j * 4 + i % 2 * 2;  // products of x's high parts, then of its low parts
+#pragma unroll
+        for (int nt = 0; nt < NT; ++nt)
+          ptx::mma_bf16(sum[half][nt], top[2 * j], bottom[2 * j], top[2 * j + 1], bottom[2 * j + 1], b[nt][word], b[nt][word + 1]);
+      } else {
+        uint32_t a0, a1, a2, a3;
+        ptx::e4m3x4_to_f16(top[i], a0, a2);
+        ptx::e4m3x4_to_f16(bottom[i], a1, a3);
+#pragma unroll
+        for (int nt = 0; nt < NT; ++nt) ptx::mma_f16(sum[half][nt], a0, a1, a2, a3, b[nt][half * 8 + 2 * i], b[nt][half * 8 + 2 * i + 1]);
+      }
+    }
   }
-  ptx::sync_part(1, kConsumers);
-  if (tid < plan.split) ptx::barrier_arrive_remote(ptx::map_rank(done, tid));
+#pragma unroll
+  for (int nt = 0; nt < NT; ++nt)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float both = sum[0][nt][i] + sum[1][nt][i];
+      acc[nt][i] = BF16 ? acc[nt][i] + both : fmaf(both, weight_scale * scale[nt][i % 2], acc[nt][i]);
+    }
+}
+
+// --- sums ---
+
+__device__ __forceinline__ void write_out(const Plan& plan, const Part& part, int tile, int row, int token, float value) {
+  const Segment& s = segment_of(plan, part.job, tile);
+  const int n = (tile - s.first_tile) * kTileRows + row;
+  if (n < s.rows) s.out[token * s.out_stride + n] = value;
+}
+
+// Adds the CTAs' sums of `tiles` tiles, from `first` on, in order of rank, and writes them out.
+template <int NT, int KC>
+__device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, uint32_t rank, int first, int tiles) {
+  using L = Layout<NT, KC>;
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
+  for (int e = rank * kThreads + threadIdx.x; e < tiles * kTileRows * plan.tokens; e += plan.split * kThreads) {
+    const int row = e % kTileRows, tile = e / kTileRows % tiles, token = e / kTileRows / tiles;
+    const uint32_t at = cta_sums + 4 * (tile * L::kTileSums + row * L::kSumStride + token);
+    float part_sum[8], sum = 0.f;
+#pragma unroll
+    for (int r = 0; r < 8; ++r)
+      if (r < plan.split) part_sum[r] = ptx::load_cluster(ptx::map_rank(at, r));
+#pragma unroll
+    for (int r = 0; r < 8; ++r)
+      if (r < plan.split) sum += part_sum[r];
+    write_out(plan, part, first + tile, row, token, sum);
+  }
+  // Nobody overwrites his sums, or ends, while others read them.
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
 }
 
 template <bool BF16, int NT, int KC>
-__device__ void consume(const Plan& plan, const Part& part, uint32_t shared, float* warp_sums, float* cta_sums, uint32_t full, uint32_t empty,
-                        uint32_t ready, uint32_t done, uint32_t rank) {
-  using L = Layout<NT>;
+__device__ void stream(const Plan& plan, const Part& part, unsigned char* memory, uint32_t rank) {
+  using L = Layout<NT, KC>;
+  constexpr int kStep = L::kStepTiles, kStageBytes = KC * kPieceBytes;
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
-  TileScales<KC> scales{};
-  if (!BF16 && part.begin < part.end) scales = load_scales<KC>(plan, part, part.begin);
+  float* cta_sums = reinterpret_cast<float*>(memory + L::kCtaSums);
+  uint16_t* scales = reinterpret_cast<uint16_t*>(memory + L::kScales);
+  const uint32_t ring = ptx::shared_address(memory) + L::kRing + warp * L::kStages * kStageBytes + lane * 16;
+  const uint32_t ring_end = ring + L::kStages * kStageBytes;
+
+  // Copies run kStages - 1 tiles ahead.
+  WeightCopier<BF16, KC> copier(plan, part);
+#pragma unroll 1
+  for (int i = 0; i < L::kStages - 1; ++i) copier.copy(ring + i * kStageBytes);
+  if (!BF16) load_scales<KC>(plan, part, scales);
   ptx::wait_for_dependencies();
   Operands<NT, KC> op;
   load_operands<BF16>(plan, part, op);
+  __syncthreads();  // the scales are there
 
-  const uint32_t lane_row = shared + L::kRing + lane / 4 * kRowStride + lane % 4 * 16 + warp * 128;
-  int item = 0, batch = 0, batch_first = part.begin;
-  for (int tile = part.begin; tile < part.end; ++tile) {
-    TileScales<KC> next{};
-    if (!BF16 && tile + 1 < part.end) next = load_scales<KC>(plan, part, tile + 1);
-    float acc[NT][4] = {};
+  const int chunks = copier.chunks();
+  const uint16_t* scale = scales + warp * KC;  // of the next tile
+  uint32_t at = ring, free = ring_end - kStageBytes;
+  // This lane's place in its warp's sums of a step, in either half of the buffer.
+  float* sums = reinterpret_cast<float*>(memory + L::kWarpSums) + warp * L::kTileSums + lane / 4 * L::kSumStride + lane % 4 * 2;
+  const float* all_sums = reinterpret_cast<const float*>(memory + L::kWarpSums);
+  int flip = kStep * kWarps * L::kTileSums, batch_first = part.begin;
+  for (int first = part.begin; first < part.end; first += kStep) {
+    wait_copies<L::kStages - 1 - kStep>();
+    Piece pieces[kStep][KC];
 #pragma unroll
-    for (int chunk = 0; chunk < KC; ++chunk) {
-      if (chunk >= part.chunks) break;
-      const int stage = item % L::kStages;
-      ptx::barrier_wait(full + stage * 8, item / L::kStages & 1);
-      ++item;
+    for (int t = 0; t < kStep; ++t) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        if (chunk * kChunk + warp * 128 + j * 64 < part.slice_bytes)
-          multiply<BF16, NT>(lane_row + stage * kStageBytes + j * 64, BF16 ? 1.f : e8m0(scales.byte[chunk * 2 + j]), op.b[chunk * 2 + j],
-                             op.scale[chunk * 2 + j], acc);
+      for (int chunk = 0; chunk < KC; ++chunk) {
+        const uint32_t piece = at + chunk * kPieceBytes;
+        pieces[t][chunk] = {{load_shared(piece), load_shared(piece + 512)}, {load_shared(piece + 1024), load_shared(piece + 1536)}};
       }
-      __syncwarp();
-      if (lane == 0) ptx::barrier_arrive(empty + stage * 8);
+      // A copy lands hundreds of cycles after the loads above have read the stage it goes to.
+      copier.copy(free);
+      free = at;
+      at += kStageBytes;
+      if (at == ring_end) at = ring;
     }
-    scales = next;
-
-    // The warps' sums, then this CTA's, in order of warp.
-    float* mine = warp_sums + ((tile - part.begin) % L::kBuffers * kWarps + warp) * L::kTileSums;
+    float acc[kStep][NT][4] = {};
 #pragma unroll
-    for (int nt = 0; nt < NT; ++nt) {
-      const int column = nt * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(mine + lane / 4 * L::kSumStride + column) = {acc[nt][0], acc[nt][1]};
-      *reinterpret_cast<float2*>(mine + (lane / 4 + 8) * L::kSumStride + column) = {acc[nt][2], acc[nt][3]};
+    for (int t = 0; t < kStep; ++t) {
+#pragma unroll
+      for (int chunk = 0; chunk < KC; ++chunk) {
+        if (chunk < chunks) {
+          const float weight_scale = BF16 ? 1.f : __uint_as_float(static_cast<uint32_t>(scale[t * kWarps * KC + chunk]) << 16);
+          multiply<BF16, NT>(pieces[t][chunk], weight_scale, op.b[chunk], op.scale[chunk], acc[t]);
+        }
+      }
     }
-    ptx::sync_part(1, kConsumers);
-    const int in_batch = tile - batch_first;
-    if (plan.split > 1 && in_batch == 0 && batch > 0) ptx::barrier_wait_cluster(done, (batch - 1) & 1);
-    const float* all = warp_sums + (tile - part.begin) % L::kBuffers * kWarps * L::kTileSums;
-    for (int e = tid; e < kTileRows * plan.tokens; e += kConsumers) {
-      const int row = e % kTileRows, token = e / kTileRows;
+    scale += kStep * kWarps * KC;
+#pragma unroll
+    for (int t = 0; t < kStep; ++t) {
+#pragma unroll
+      for (int nt = 0; nt < NT; ++nt) {
+        float* to = sums + t * kWarps * L::kTileSums + nt * 8;
+        *reinterpret_cast<float2*>(to) = {acc[t][nt][0], acc[t][nt][1]};
+        *reinterpret_cast<float2*>(to + 8 * L::kSumStride) = {acc[t][nt][2], acc[t][nt][3]};
+      }
+    }
+    // The warps' sums of the step, in order of warp. The next step writes to the other half of the buffer.
+    __syncthreads();
+    const int tiles = min(kStep, part.end - first), in_batch = first - batch_first;
+    for (int e = tid; e < kStep * kTileRows * plan.tokens; e += kThreads) {
+      const int row = e % kTileRows, tile = e / kTileRows % kStep, token = e / kTileRows / kStep;
+      if (tile >= tiles) continue;
+      const float* from = all_sums + tile * kWarps * L::kTileSums + row * L::kSumStride + token;
       float sum = 0.f;
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += all[w * L::kTileSums + row * L::kSumStride + token];
+      for (int w = 0; w < kWarps; ++w) sum += from[w * L::kTileSums];
       if (plan.split > 1) {
-        cta_sums[in_batch * L::kTileSums + row * L::kSumStride + token] = sum;
+        cta_sums[(in_batch + tile) * L::kTileSums + row * L::kSumStride + token] = sum;
       } else {
-        const Segment& s = segment_of(plan, part.job, tile);
-        const int n = (tile - s.first_tile) * kTileRows + row;
-        if (n < s.rows) s.out[token * s.out_stride + n] = sum;
+        write_out(plan, part, first + tile, row, token, sum);
       }
     }
-    if (L::kBuffers == 1) ptx::sync_part(1, kConsumers);
-    if (plan.split > 1 && (in_batch + 1 == L::kBatchTiles || tile + 1 == part.end)) {
-      exchange<NT>(plan, part, ptx::shared_address(cta_sums), ready, done, rank, batch_first, in_batch + 1, batch);
-      ++batch;
-      batch_first = tile + 1;
+    sums += flip;
+    all_sums += flip;
+    flip = -flip;
+    if (plan.split > 1 && (in_batch + 2 * kStep > L::kBatchTiles || first + kStep >= part.end)) {
+      exchange<NT, KC>(plan, part, ptx::shared_address(cta_sums), rank, batch_first, in_batch + tiles);
+      batch_first = first + kStep;
     }
   }
-  if (plan.split > 1 && batch > 0) ptx::barrier_wait_cluster(done, (batch - 1) & 1);  // others still read this CTA's sums
 }
 
 template <int NT, int KC>
-__global__ void __launch_bounds__(kThreads, NT <= 2 && NT * KC <= 4 ? 2 : 1) stream_kernel(const __grid_constant__ Plan plan) {
-  using L = Layout<NT>;
+__global__ void __launch_bounds__(kThreads, NT * KC <= 2 ? 2 : 1) stream_kernel(const __grid_constant__ Plan plan) {
   extern __shared__ __align__(128) unsigned char memory[];
-  const uint32_t shared = ptx::shared_address(memory);
-  const uint32_t full = shared + L::kBarriers, empty = full + L::kStages * 8, ready = empty + L::kStages * 8, done = ready + 8;
-  const int warp = threadIdx.x / 32;
   const uint32_t rank = plan.split > 1 ? ptx::cluster_rank() : 0;
   const int cluster = blockIdx.x / plan.split;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < L::kStages; ++i) {
-      ptx::barrier_init(full + i * 8, 1);
-      ptx::barrier_init(empty + i * 8, kWarps);
-    }
-    ptx::barrier_init(ready, plan.split);
-    ptx::barrier_init(done, plan.split);
-    ptx::fence_barrier_init();
-  }
-  __syncthreads();
   ptx::launch_dependents();
-  if (plan.split > 1) ptx::cluster_arrive();  // the barriers are there for the other CTAs
-
   int j = 0;
   while (j + 1 < plan.num_jobs && cluster >= plan.jobs[j + 1].first_cluster) ++j;
   const Job& job = plan.jobs[j];
-  const bool bf16 = plan.segments[job.first_segment].scale == nullptr;
-  if (warp == kWarps) {
-    if (bf16) {
-      produce<true, L::kStages>(plan, part_of<true>(plan, job, cluster, rank), shared + L::kRing, full, empty);
-    } else {
-      produce<false, L::kStages>(plan, part_of<false>(plan, job, cluster, rank), shared + L::kRing, full, empty);
-    }
-    __syncwarp();
-    if (plan.split > 1) ptx::cluster_wait();
+  if (plan.segments[job.first_segment].scale == nullptr) {
+    stream<true, NT, KC>(plan, part_of<true>(plan, job, cluster, rank), memory, rank);
   } else {
-    if (plan.split > 1) ptx::cluster_wait();
-    float* warp_sums = reinterpret_cast<float*>(memory + L::kWarpSums);
-    float* cta_sums = reinterpret_cast<float*>(memory + L::kCtaSums);
-    if (bf16) {
-      consume<true, NT, KC>(plan, part_of<true>(plan, job, cluster, rank), shared, warp_sums, cta_sums, full, empty, ready, done, rank);
-    } else {
-      consume<false, NT, KC>(plan, part_of<false>(plan, job, cluster, rank), shared, warp_sums, cta_sums, full, empty, ready, done, rank);
-    }
+    stream<false, NT, KC>(plan, part_of<false>(plan, job, cluster, rank), memory, rank);
   }
 }
 
@@ -422,7 +445,7 @@ int split_for(int64_t bytes) {
 
 template <int NT, int KC>
 void launch(CudaContext& context, const Plan& plan, int clusters, bool dependent) {
-  using L = Layout<NT>;
+  using L = Layout<NT, KC>;
   static const cudaError_t once = cudaFuncSetAttribute(stream_kernel<NT, KC>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes);
   KVASIR_CHECK(once == cudaSuccess, "shared memory of {} bytes: {}", int{L::kBytes}, cudaGetErrorString(once));
   cudaLaunchAttribute attributes[2];
@@ -459,39 +482,21 @@ void launch_chunks(CudaContext& context, const Plan& plan, int chunks, int clust
   KVASIR_CHECK(false, "{} KB of a weight row for one CTA", chunks);
 }
 
-}  // namespace
-
-bool stream_takes(std::span<const GroupedProduct> products) {
-  if (products.empty()) return false;
-  int64_t segments = 0;
-  for (const GroupedProduct& p : products) {
-    const bool fp8 = p.w.format == WeightFormat::kFp8Block128;
-    if (!fp8 && p.w.format != WeightFormat::kBf16) return false;
-    if (p.k != products[0].k || p.x != products[0].x || p.tokens != products[0].tokens) return false;
-    if (p.tokens == 0 || p.n == 0 || p.tokens > kStreamRows || row_bytes(p) % 64 != 0 || row_bytes(p) > 2 * 8 * kChunk) return false;
-    if ((reinterpret_cast<uintptr_t>(p.w.data) | reinterpret_cast<uintptr_t>(p.x)) % 16 != 0) return false;
-    if (p.groups > 1 && (products.size() > 1 || (fp8 && p.n % 16 != 0))) return false;
-    if (p.w.rows > (int64_t{1} << 30) || p.quantise || p.round) return false;
-    segments += p.groups;
-  }
-  return segments <= kStreamSegments;
-}
-
-void product_stream(CudaContext& context, std::span<const GroupedProduct> products, const StreamTuning& tuning) {
+// The plan of a call; `clusters` and `chunks` (KB of a CTA's slice) come with it. Made of shapes alone.
+Plan make_plan(int sm_count, std::span<const GroupedProduct> products, const StreamTuning& tuning, int& clusters, int& chunks) {
   const GroupedProduct& first = products[0];
   Plan plan{};
   plan.tokens = static_cast<int>(first.tokens);
   plan.k = static_cast<int>(first.k);
-  plan.prefetch = tuning.prefetch;
   int64_t widest = 0, bytes[2] = {};  // of FP8 and of bf16 weights
   for (const GroupedProduct& p : products) {
     widest = std::max(widest, row_bytes(p));
     bytes[p.w.format == WeightFormat::kBf16] += p.w.rows * row_bytes(p);
   }
   plan.split = tuning.split > 0 ? tuning.split : split_for(widest);
-  const int chunks = static_cast<int>(((widest / 64 + plan.split - 1) / plan.split * 64 + kChunk - 1) / kChunk);
+  chunks = static_cast<int>(((widest / 128 + plan.split - 1) / plan.split * 128 + kChunk - 1) / kChunk);
   // Clusters of 4 and 8 fit the processors in sixteens.
-  int clusters = std::max(1, (plan.split >= 4 ? context.sm_count / 16 * 16 : context.sm_count) / plan.split);
+  clusters = std::max(1, (plan.split >= 4 ? sm_count / 16 * 16 : sm_count) * tuning.per_sm / plan.split);
 
   int segment = 0;
   auto add_segment = [&](Job& job, const GroupedProduct& p, int64_t group) {
@@ -530,8 +535,45 @@ void product_stream(CudaContext& context, std::span<const GroupedProduct> produc
       used += share;
     }
   }
-  if (first.tokens <= 8) return launch_chunks<1>(context, plan, chunks, clusters, tuning.dependent);
-  if (first.tokens <= 16) return launch_chunks<2>(context, plan, chunks, clusters, tuning.dependent);
+  return plan;
+}
+
+// Whether every FP8 job's scales have room.
+bool scales_fit(const Plan& plan, int chunks) {
+  for (int j = 0; j < plan.num_jobs; ++j) {
+    const Job& job = plan.jobs[j];
+    if (plan.segments[job.first_segment].scale != nullptr && (job.tiles + job.clusters - 1) / job.clusters > max_tiles(chunks)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool stream_takes(int sm_count, std::span<const GroupedProduct> products) {
+  if (products.empty()) return false;
+  int64_t segments = 0;
+  for (const GroupedProduct& p : products) {
+    const bool fp8 = p.w.format == WeightFormat::kFp8Block128;
+    if (!fp8 && p.w.format != WeightFormat::kBf16) return false;
+    if (p.k != products[0].k || p.x != products[0].x || p.tokens != products[0].tokens) return false;
+    if (p.tokens == 0 || p.n == 0 || p.tokens > kStreamRows || row_bytes(p) % 128 != 0 || row_bytes(p) > 2 * 8 * kChunk) return false;
+    if ((reinterpret_cast<uintptr_t>(p.w.data) | reinterpret_cast<uintptr_t>(p.x)) % 16 != 0) return false;
+    if (p.groups > 1 && (products.size() > 1 || (fp8 && p.n % 16 != 0))) return false;
+    if (p.w.rows > (int64_t{1} << 30) || p.quantise || p.round) return false;
+    segments += p.groups;
+  }
+  if (segments > kStreamSegments) return false;
+  int clusters, chunks;
+  const Plan plan = make_plan(sm_count, products, {}, clusters, chunks);
+  return scales_fit(plan, chunks);
+}
+
+void product_stream(CudaContext& context, std::span<const GroupedProduct> products, const StreamTuning& tuning) {
+  int clusters, chunks;
+  const Plan plan = make_plan(context.sm_count, products, tuning, clusters, chunks);
+  KVASIR_CHECK(scales_fit(plan, chunks), "too many FP8 weights for {} clusters", clusters);
+  if (plan.tokens <= 8) return launch_chunks<1>(context, plan, chunks, clusters, tuning.dependent);
+  if (plan.tokens <= 16) return launch_chunks<2>(context, plan, chunks, clusters, tuning.dependent);
   launch_chunks<4>(context, plan, chunks, clusters, tuning.dependent);
 }
 
