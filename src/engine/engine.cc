@@ -50,7 +50,7 @@ Result<int64_t> default_cache_bytes(const Model& model, const KvLayout& layout, 
   if (left < 2 * PagePool::kSlabPages * layout.page_bytes) {
     return Error{ErrorCode::kBusy,
                  fmt::format("the device has {:.2f} GB left beside the weights; activations of {} rows need {:.2f}, {} running sequences {:.2f}, "
-                             "scratch {:.2f}: nothing is left for the cache. Lower limits.step_tokens or limits.running, or load fewer layers",
+                             "scratch {:.2f}: nothing is left for the cache. Lower engine.step_tokens or engine.running, or load fewer layers",
                              available * 1e-9, r.max_step_tokens, activations * 1e-9, max_running, states * 1e-9, kDeviceScratch * 1e-9)};
   }
   return left;

@@ -95,7 +95,7 @@ HttpServerOptions server_options(const Settings& s) {
 
 EngineOptions engine_options(const Settings& s) {
   EngineOptions o;
-  o.step_tokens = s.step_tokens;
+  o.step_tokens = s.chosen_step_tokens();
   o.max_running = static_cast<int>(s.max_running);
   o.max_waiting = static_cast<int>(s.max_waiting);
   o.cache_bytes = s.memory_bytes;
