@@ -1,11 +1,12 @@
-// disk_store_bench: how fast the disk tier writes and restores, beside what the disk itself reads, in one run.
+// disk_store_bench: how fast the disk tier writes and restores, beside what the disk itself reads, in one
+// run.
 //
 //   disk_store_bench [--folder DIR] [--pages N] [--rounds N]
 //
-// Pages have V4-Flash's size and sections (21 CSA layers and one section of all HCA rows). One prefix of N pages is
-// written, synced, and read back in alternation with plain 8 MB preads of the same file by the same number of threads,
-// the system's cache dropped before each (posix_fadvise DONTNEED after sync; no O_DIRECT). The ceiling is the best of the
-// plain reads. "first section" is when layer 0 of every page was there.
+// Pages have V4-Flash's size and sections (21 CSA layers and one section of all HCA rows). One prefix of N
+// pages is written, synced, and read back in alternation with plain 8 MB preads of the same file by the same
+// number of threads, the system's cache dropped before each (posix_fadvise DONTNEED after sync; no O_DIRECT).
+// The ceiling is the best of the plain reads. "first section" is when layer 0 of every page was there.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -41,7 +42,8 @@ double plain_read(const std::string& folder, int threads, int64_t& bytes) {
     posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     fds.push_back(fd);
     auto size = static_cast<int64_t>(entry.file_size());
-    for (int64_t at = 0; at < size; at += 8 << 20) pieces.push_back({fd, at, std::min<int64_t>(8 << 20, size - at)});
+    for (int64_t at = 0; at < size; at += 8 << 20)
+      pieces.push_back({fd, at, std::min<int64_t>(8 << 20, size - at)});
     bytes += size;
   }
   std::atomic<size_t> next{0};
@@ -51,7 +53,8 @@ double plain_read(const std::string& folder, int threads, int64_t& bytes) {
     workers.emplace_back([&] {
       std::vector<char> buffer(8 << 20);
       for (size_t i = next++; i < pieces.size(); i = next++) {
-        if (pread(pieces[i].fd, buffer.data(), pieces[i].size, pieces[i].offset) != pieces[i].size) std::abort();
+        if (pread(pieces[i].fd, buffer.data(), pieces[i].size, pieces[i].offset) != pieces[i].size)
+          std::abort();
       }
     });
   }
@@ -79,20 +82,25 @@ int run(std::string folder, int64_t pages, int rounds) {
   for (int64_t i = 0; i < pages; ++i) {
     ids.push_back(*pool.allocate());
     auto* words = reinterpret_cast<uint64_t*>(pool.address(ids.back()));
-    for (int64_t w = 0; w < page_bytes / 8; ++w) words[w] = static_cast<uint64_t>(i + 1) * 0x9e3779b97f4a7c15u * static_cast<uint64_t>(w + 1);
+    for (int64_t w = 0; w < page_bytes / 8; ++w)
+      words[w] = static_cast<uint64_t>(i + 1) * 0x9e3779b97f4a7c15u * static_cast<uint64_t>(w + 1);
   }
   auto store = DiskStore::open(o);
   if (!store) return std::fprintf(stderr, "%s\n", store.error().message.c_str()), 1;
-  PrefixCache cache(pool, store->get(), {.page_tokens = 128, .section_bytes = o.section_bytes, .snapshot_bytes = 1 << 20});
+  PrefixCache cache(pool, store->get(),
+                    {.page_tokens = 128, .section_bytes = o.section_bytes, .snapshot_bytes = 1 << 20});
   cache.publish({0, tokens}, 0, ids);
   auto begin = Clock::now();
-  if (auto flushed = cache.flush(); !flushed) return std::fprintf(stderr, "%s\n", flushed.error().message.c_str()), 1;
+  if (auto flushed = cache.flush(); !flushed)
+    return std::fprintf(stderr, "%s\n", flushed.error().message.c_str()), 1;
   double write_seconds = seconds_since(begin);
   for (PageId id : ids) pool.release(id);
   double payload = static_cast<double>(pages * page_bytes);
   auto m = (*store)->metrics();
-  std::printf("pages        %lld of %lld B, %.0f MB\n", static_cast<long long>(pages), static_cast<long long>(page_bytes), payload / 1e6);
-  std::printf("on disk      %.4f bytes a byte of page (%.1f B a token)\n", static_cast<double>(m.bytes) / payload,
+  std::printf("pages        %lld of %lld B, %.0f MB\n", static_cast<long long>(pages),
+              static_cast<long long>(page_bytes), payload / 1e6);
+  std::printf("on disk      %.4f bytes a byte of page (%.1f B a token)\n",
+              static_cast<double>(m.bytes) / payload,
               static_cast<double>(m.bytes) / static_cast<double>(tokens.size()));
   std::printf("write        %.2f GB/s to the disk and synced\n", payload / write_seconds / 1e9);
   double best_plain = 0, best_restore = 0, worst_restore = 1e18;
@@ -109,14 +117,17 @@ int run(std::string folder, int64_t pages, int rounds) {
     double first = seconds_since(begin);
     (*restore)->wait_section(static_cast<int>(o.section_bytes.size()) - 1);
     seconds = seconds_since(begin);
-    if (!(*restore)->done() || (*restore)->page_tokens() != pages * 128) return std::fprintf(stderr, "pages are missing\n"), 1;
+    if (!(*restore)->done() || (*restore)->page_tokens() != pages * 128)
+      return std::fprintf(stderr, "pages are missing\n"), 1;
     best_restore = std::max(best_restore, payload / seconds);
     worst_restore = std::min(worst_restore, payload / seconds);
-    std::printf("round %d      plain read %.2f GB/s, restore %.2f GB/s, first section after %.1f ms of %.1f\n", round,
-                static_cast<double>(bytes) / plain_read(o.folder, kThreads, bytes) / 1e9, payload / seconds / 1e9, first * 1e3, seconds * 1e3);
+    std::printf(
+        "round %d      plain read %.2f GB/s, restore %.2f GB/s, first section after %.1f ms of %.1f\n", round,
+        static_cast<double>(bytes) / plain_read(o.folder, kThreads, bytes) / 1e9, payload / seconds / 1e9,
+        first * 1e3, seconds * 1e3);
   }
-  std::printf("restore      %.2f GB/s (worst %.2f), %.0f %% of the %.2f GB/s that plain reads reach\n", best_restore / 1e9, worst_restore / 1e9,
-              100 * best_restore / best_plain, best_plain / 1e9);
+  std::printf("restore      %.2f GB/s (worst %.2f), %.0f %% of the %.2f GB/s that plain reads reach\n",
+              best_restore / 1e9, worst_restore / 1e9, 100 * best_restore / best_plain, best_plain / 1e9);
   return 0;
 }
 

@@ -1,18 +1,18 @@
 // engine_bench: what the engine adds to the runner, and what a long prefill does to a running stream.
 //
 //   cmake --preset cpu -DKVASIR_BENCH=ON && cmake --build build --target engine_bench
-//   build/bench/engine_bench batch [--out FILE.json] [--streams 1,8,64] [--rounds 15] [--threads 0] [--numerics fast]
-//   build/bench/engine_bench gap [--out FILE.json] [--tokens 262144] [--gap-ms 50]
+//   build/bench/engine_bench batch [--out FILE.json] [--streams 1,8,64] [--rounds 15] [--threads 0]
+//   [--numerics fast] build/bench/engine_bench gap [--out FILE.json] [--tokens 262144] [--gap-ms 50]
 //   build/bench/engine_bench hit [--out FILE.json] [--tokens 131072]
 //   build/bench/engine_bench drafts [--out FILE.json]
 //   build/bench/engine_bench sample [--out FILE.json] [--tokens 129280]
 //
-// batch   tokens/s of N streams through Engine, and of the same tokens of the same N sequences stepped by the Runner alone, in turns
-// gap     times between the tokens of one stream, alone and while a prompt of --tokens is prefilled beside it
-// hit     time to the first token of a prompt: cold, repeated (a snapshot), repeated after its snapshots are gone (replay)
-// sample  microseconds to sample one token from the logits of --tokens, by parameters
-// drafts  tokens/s of one stream with MTP drafts allowed and not: what the measured choice comes to
-// The bundled model, greedy. Prints a table and writes JSON.
+// batch   tokens/s of N streams through Engine, and of the same tokens of the same N sequences stepped by the
+// Runner alone, in turns gap     times between the tokens of one stream, alone and while a prompt of --tokens
+// is prefilled beside it hit     time to the first token of a prompt: cold, repeated (a snapshot), repeated
+// after its snapshots are gone (replay) sample  microseconds to sample one token from the logits of --tokens,
+// by parameters drafts  tokens/s of one stream with MTP drafts allowed and not: what the measured choice
+// comes to The bundled model, greedy. Prints a table and writes JSON.
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
@@ -20,13 +20,12 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <fstream>
-#include <mutex>
 #include <thread>
 
 #include "backend/backend.h"
 #include "base/json_writer.h"
+#include "bench/local_engine.h"
 #include "engine/engine.h"
 #include "model/load.h"
 
@@ -51,35 +50,9 @@ std::vector<int32_t> some_prompt(int64_t tokens, int64_t salt) {
   return ids;
 }
 
-[[noreturn]] void die(const Error& error) {
-  fmt::print(stderr, "engine_bench: {}\n", error.message);
-  std::exit(1);
+std::unique_ptr<Ops> cpu_ops(const Settings& s) {
+  return value_of(make_ops({BackendKind::kCpu, s.numerics, {}, s.threads}));
 }
-
-template <class T>
-T value_of(Result<T> result) {
-  if (!result) die(result.error());
-  return *std::move(result);
-}
-
-std::unique_ptr<Ops> cpu_ops(const Settings& s) { return value_of(make_ops({BackendKind::kCpu, s.numerics, {}, s.threads})); }
-
-// Wakes whoever reads any number of streams.
-struct Bell {
-  std::mutex mutex;
-  std::condition_variable condition;
-  bool rung = false;
-  void ring() {
-    std::lock_guard lock(mutex);
-    rung = true;
-    condition.notify_one();
-  }
-  void wait() {
-    std::unique_lock lock(mutex);
-    condition.wait(lock, [&] { return rung; });
-    rung = false;
-  }
-};
 
 Request request_of(std::vector<int32_t> prompt, int64_t max_tokens) {
   Request r;
@@ -95,15 +68,18 @@ constexpr int64_t kPrompt = 128, kUncounted = 16;
 // Steps that are counted: of few streams more, so that each round takes about a second.
 int64_t counted_steps(int64_t streams) { return std::max<int64_t>(96, 1024 / streams); }
 
-// What both sides compute: stream `i`'s tokens after its prompt. Streams of the engine begin some steps apart, so there are
-// more of them than are counted; and they are random, so that a step reads as many experts whichever of them meet in it.
+// What both sides compute: stream `i`'s tokens after its prompt. Streams of the engine begin some steps
+// apart, so there are more of them than are counted; and they are random, so that a step reads as many
+// experts whichever of them meet in it.
 std::vector<int32_t> forced_tokens(int64_t streams, int64_t i) {
   std::vector<int32_t> ids(4 * streams + 2 * counted_steps(streams));
-  for (size_t n = 0; n < ids.size(); ++n) ids[n] = static_cast<int32_t>(300 + 5000 * uniform_at(static_cast<uint64_t>(i), n));
+  for (size_t n = 0; n < ids.size(); ++n)
+    ids[n] = static_cast<int32_t>(300 + 5000 * uniform_at(static_cast<uint64_t>(i), n));
   return ids;
 }
 
-// Where the time of the engine went: in the forward, in sampling and telling the readers; the rest is planning and books.
+// Where the time of the engine went: in the forward, in sampling and telling the readers; the rest is
+// planning and books.
 struct Shares {
   double forward = 0, sample = 0;
 };
@@ -132,7 +108,8 @@ double engine_rate(const Model& model, const Settings& s, int64_t streams, Share
     for (int64_t i = 0; i < streams; ++i) {
       StreamEvent event;
       while (readers[i]->try_next(event)) {
-        if (event.kind == StreamEvent::Kind::kEnd) die({ErrorCode::kInvalid, "a stream ended before its tokens were counted"});
+        if (event.kind == StreamEvent::Kind::kEnd)
+          die({ErrorCode::kInvalid, "a stream ended before its tokens were counted"});
         if (event.kind != StreamEvent::Kind::kToken) continue;
         ++got[i];
         counted += started;
@@ -146,7 +123,8 @@ double engine_rate(const Model& model, const Settings& s, int64_t streams, Share
     if (started && counted >= counted_steps(streams) * streams) {
       double seconds = seconds_since(begin);
       EngineMetrics after = engine->metrics();
-      shares = {(after.forward_seconds - before.forward_seconds) / seconds, (after.sample_seconds - before.sample_seconds) / seconds};
+      shares = {(after.forward_seconds - before.forward_seconds) / seconds,
+                (after.sample_seconds - before.sample_seconds) / seconds};
       return static_cast<double>(counted) / seconds;
     }
   }
@@ -170,7 +148,8 @@ double runner_rate(const Model& model, const Settings& s, int64_t streams) {
   for (int64_t n = 0; n < kUncounted + counted_steps(streams); ++n) {
     if (n == kUncounted) begin = Clock::now();
     std::vector<Runner::Item> items;
-    for (int64_t i = 0; i < streams; ++i) items.push_back({&sequences[i], std::span(forced[i]).subspan(n, 1), Runner::Logits::kLast});
+    for (int64_t i = 0; i < streams; ++i)
+      items.push_back({&sequences[i], std::span(forced[i]).subspan(n, 1), Runner::Logits::kLast});
     if (Status status = runner->step(items); !status) die(status.error());
   }
   return static_cast<double>(counted_steps(streams) * streams) / seconds_since(begin);
@@ -182,7 +161,8 @@ double quantile(std::vector<double> v, double share) {
 }
 
 void batch(const Model& model, const Settings& s, JsonWriter& json) {
-  fmt::print("{:>8} {:>12} {:>12} {:>8} {:>16} {:>14} {:>12}\n", "streams", "runner t/s", "engine t/s", "ratio", "(quartiles)", "in the forward", "in sampling");
+  fmt::print("{:>8} {:>12} {:>12} {:>8} {:>16} {:>14} {:>12}\n", "streams", "runner t/s", "engine t/s",
+             "ratio", "(quartiles)", "in the forward", "in sampling");
   json.begin_array("batch");
   for (int64_t streams : s.streams) {
     std::vector<double> ratios, engine, runner, forward, sample;
@@ -197,10 +177,15 @@ void batch(const Model& model, const Settings& s, JsonWriter& json) {
       ratios.push_back(engine.back() / runner.back());
     }
     double low = quantile(ratios, 0.25), middle = quantile(ratios, 0.5), high = quantile(ratios, 0.75);
-    fmt::print("{:>8} {:>12.1f} {:>12.1f} {:>8.3f} {:>10.3f}-{:.3f} {:>14.3f} {:>12.3f}\n", streams, quantile(runner, 0.5), quantile(engine, 0.5), middle, low, high,
-               quantile(forward, 0.5), quantile(sample, 0.5));
-    json.begin_object().field("streams", streams).field("rounds", s.rounds).field("counted_steps", counted_steps(streams));
-    json.field("runner_tokens_per_second", quantile(runner, 0.5)).field("engine_tokens_per_second", quantile(engine, 0.5));
+    fmt::print("{:>8} {:>12.1f} {:>12.1f} {:>8.3f} {:>10.3f}-{:.3f} {:>14.3f} {:>12.3f}\n", streams,
+               quantile(runner, 0.5), quantile(engine, 0.5), middle, low, high, quantile(forward, 0.5),
+               quantile(sample, 0.5));
+    json.begin_object()
+        .field("streams", streams)
+        .field("rounds", s.rounds)
+        .field("counted_steps", counted_steps(streams));
+    json.field("runner_tokens_per_second", quantile(runner, 0.5))
+        .field("engine_tokens_per_second", quantile(engine, 0.5));
     json.field("ratio", middle).field("ratio_lower_quartile", low).field("ratio_upper_quartile", high);
     json.field("ratio_of_best_rounds", quantile(engine, 1) / quantile(runner, 1));
     json.field("share_of_time_in_the_forward", quantile(forward, 0.5));
@@ -213,13 +198,20 @@ void batch(const Model& model, const Settings& s, JsonWriter& json) {
 
 struct Gaps {
   std::vector<double> ms;
-  double at(double share) const { return ms.empty() ? 0 : ms[std::min(ms.size() - 1, static_cast<size_t>(share * static_cast<double>(ms.size())))]; }
+  double at(double share) const {
+    return ms.empty()
+               ? 0
+               : ms[std::min(ms.size() - 1, static_cast<size_t>(share * static_cast<double>(ms.size())))];
+  }
 };
 
 void report_gaps(const char* what, Gaps gaps, JsonWriter& json) {
   std::sort(gaps.ms.begin(), gaps.ms.end());
-  fmt::print("{:>24}: {} gaps, median {:.2f} ms, p99 {:.2f}, max {:.2f}\n", what, gaps.ms.size(), gaps.at(0.5), gaps.at(0.99), gaps.at(1));
-  json.begin_object(what).field("gaps", static_cast<int64_t>(gaps.ms.size())).field("median_ms", gaps.at(0.5));
+  fmt::print("{:>24}: {} gaps, median {:.2f} ms, p99 {:.2f}, max {:.2f}\n", what, gaps.ms.size(),
+             gaps.at(0.5), gaps.at(0.99), gaps.at(1));
+  json.begin_object(what)
+      .field("gaps", static_cast<int64_t>(gaps.ms.size()))
+      .field("median_ms", gaps.at(0.5));
   json.field("p99_ms", gaps.at(0.99)).field("max_ms", gaps.at(1)).end_object();
 }
 
@@ -241,7 +233,8 @@ void gap(const Model& model, const Settings& s, JsonWriter& json) {
     while (stream->try_next(event)) {
       if (event.kind != StreamEvent::Kind::kToken) continue;
       auto now = Clock::now();
-      if (last != Clock::time_point{}) (prefill ? beside : alone).ms.push_back(1000 * std::chrono::duration<double>(now - last).count());
+      if (last != Clock::time_point{})
+        (prefill ? beside : alone).ms.push_back(1000 * std::chrono::duration<double>(now - last).count());
       last = now;
     }
     if (!prefill && alone.ms.size() >= 300) {
@@ -258,8 +251,12 @@ void gap(const Model& model, const Settings& s, JsonWriter& json) {
     }
   }
   double seconds = seconds_since(begin);
-  fmt::print("prefill of {} tokens beside one stream: {:.1f} s, {:.0f} tokens/s\n", tokens, seconds, static_cast<double>(tokens) / seconds);
-  json.begin_object("gap").field("prompt_tokens", tokens).field("gap_target_ms", s.gap_ms).field("prefill_seconds", seconds);
+  fmt::print("prefill of {} tokens beside one stream: {:.1f} s, {:.0f} tokens/s\n", tokens, seconds,
+             static_cast<double>(tokens) / seconds);
+  json.begin_object("gap")
+      .field("prompt_tokens", tokens)
+      .field("gap_target_ms", s.gap_ms)
+      .field("prefill_seconds", seconds);
   json.field("prefill_tokens_per_second", static_cast<double>(tokens) / seconds);
   report_gaps("stream alone", std::move(alone), json);
   report_gaps("beside the prefill", std::move(beside), json);
@@ -291,13 +288,22 @@ void hit(const Model& model, const Settings& s, JsonWriter& json) {
   double cold = first_token(*engine, prompt, none);
   double again = first_token(*engine, prompt, memory);
   engine->call([&](PrefixCache& cache) {
-    for (int64_t n = tokens - 2; n <= tokens; ++n) cache.drop_snapshot({0, std::span(prompt).first(std::min(n, tokens))});
+    for (int64_t n = tokens - 2; n <= tokens; ++n)
+      cache.drop_snapshot({0, std::span(prompt).first(std::min(n, tokens))});
   });
   double replayed = first_token(*engine, prompt, replay);
-  fmt::print("{} tokens: cold {:.3f} s; again {:.4f} s ({:.2f} %), hit {}; without its snapshot {:.4f} s ({:.2f} %), hit {}, replayed {}\n", tokens,
-             cold, again, 100 * again / cold, memory.hit_tokens, replayed, 100 * replayed / cold, replay.hit_tokens, replay.replayed_tokens);
-  json.begin_object("hit").field("prompt_tokens", tokens).field("cold_seconds", cold).field("memory_seconds", again);
-  json.field("memory_hit_tokens", memory.hit_tokens).field("replay_seconds", replayed).field("replay_hit_tokens", replay.hit_tokens);
+  fmt::print(
+      "{} tokens: cold {:.3f} s; again {:.4f} s ({:.2f} %), hit {}; without its snapshot {:.4f} s ({:.2f} "
+      "%), hit {}, replayed {}\n",
+      tokens, cold, again, 100 * again / cold, memory.hit_tokens, replayed, 100 * replayed / cold,
+      replay.hit_tokens, replay.replayed_tokens);
+  json.begin_object("hit")
+      .field("prompt_tokens", tokens)
+      .field("cold_seconds", cold)
+      .field("memory_seconds", again);
+  json.field("memory_hit_tokens", memory.hit_tokens)
+      .field("replay_seconds", replayed)
+      .field("replay_hit_tokens", replay.hit_tokens);
   json.field("replayed_tokens", replay.replayed_tokens).end_object();
 }
 
@@ -318,8 +324,12 @@ void drafts(const Model& model, const Settings& s, JsonWriter& json) {
     engine->call([](PrefixCache&) {});
     EngineMetrics m = engine->metrics();
     double rate = static_cast<double>(m.generated_tokens) / m.decode_step_seconds;
-    fmt::print("drafts allowed {}: {:.1f} tokens/s, {} drafted, {} accepted, {} steps\n", allowed, rate, m.drafted_tokens, m.accepted_tokens, m.steps);
-    json.begin_object().field("allowed", allowed).field("tokens_per_second", rate).field("drafted", m.drafted_tokens);
+    fmt::print("drafts allowed {}: {:.1f} tokens/s, {} drafted, {} accepted, {} steps\n", allowed, rate,
+               m.drafted_tokens, m.accepted_tokens, m.steps);
+    json.begin_object()
+        .field("allowed", allowed)
+        .field("tokens_per_second", rate)
+        .field("drafted", m.drafted_tokens);
     json.field("accepted", m.accepted_tokens).field("steps", m.steps).end_object();
   }
   json.end_array();
@@ -329,7 +339,8 @@ void sample(const Settings& s, JsonWriter& json) {
   int64_t vocab = s.tokens > 0 ? s.tokens : 129280;
   std::vector<float> logits(vocab);
   // Roughly a model's: a few tokens stand out of noise.
-  for (int64_t i = 0; i < vocab; ++i) logits[i] = static_cast<float>(3 * uniform_at(1, i) + 12 * std::pow(uniform_at(2, i), 300.0));
+  for (int64_t i = 0; i < vocab; ++i)
+    logits[i] = static_cast<float>(3 * uniform_at(1, i) + 12 * std::pow(uniform_at(2, i), 300.0));
   json.begin_object("sample").field("vocabulary", vocab);
   auto time = [&](const char* what, const SamplingParams& params) {
     Sampler sampler(params);
@@ -363,22 +374,31 @@ int run(int argc, char** argv) {
   Settings s;
   std::string numerics = "fast";
   CLI::App app("what the engine costs and keeps");
-  app.add_option("mode", s.mode)->required()->check(CLI::IsMember({"batch", "gap", "hit", "drafts", "sample"}));
+  app.add_option("mode", s.mode)
+      ->required()
+      ->check(CLI::IsMember({"batch", "gap", "hit", "drafts", "sample"}));
   app.add_option("--out", s.out);
   app.add_option("--streams", s.streams)->delimiter(',');
   app.add_option("--rounds", s.rounds)->check(CLI::PositiveNumber);
   app.add_option("--tokens", s.tokens);
   app.add_option("--gap-ms", s.gap_ms);
-  app.add_option("--threads", s.threads, "workers of the runner; 0: one per core")->check(CLI::NonNegativeNumber);
+  app.add_option("--threads", s.threads, "workers of the runner; 0: one per core")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--numerics", numerics)->check(CLI::IsMember({"exact", "native", "fast"}));
   CLI11_PARSE(app, argc, argv);
-  s.numerics = numerics == "exact" ? Numerics::kExact : numerics == "native" ? Numerics::kNative : Numerics::kFast;
+  s.numerics = numerics == "exact"    ? Numerics::kExact
+               : numerics == "native" ? Numerics::kNative
+                                      : Numerics::kFast;
 
   LoadedModel loaded = value_of(load_checkpoint(KVASIR_SOURCE_DIR "/models/nano", {}));
   JsonWriter json(JsonWriter::Layout::kIndented);
   std::string command = "engine_bench";
   for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
-  json.begin_object().field("command", command).field("model", "models/nano").field("numerics", numerics).field("threads", static_cast<int64_t>(s.threads));
+  json.begin_object()
+      .field("command", command)
+      .field("model", "models/nano")
+      .field("numerics", numerics)
+      .field("threads", static_cast<int64_t>(s.threads));
   json.field("cores", static_cast<int64_t>(std::thread::hardware_concurrency()));
   if (s.mode == "batch") batch(loaded.model, s, json);
   if (s.mode == "gap") gap(loaded.model, s, json);

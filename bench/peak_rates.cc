@@ -1,5 +1,5 @@
-// 24 independent sums, as a good product loop has them, spelled in assembly since a compiler would notice that
-// they are equal; the best of several short passes.
+// 24 independent sums, as a good product loop has them, spelled in assembly since a compiler would notice
+// that they are equal; the best of several short passes.
 #include "bench/peak_rates.h"
 
 #include <algorithm>

@@ -1,13 +1,15 @@
 // prefix_replay: how many tokens a prefix cache makes agents compute, against one that never forgets.
 //
-//   prefix_replay [--agents N] [--steps N] [--memory-share F] [--disk-mb N] [--one-offs F] [--no-disk] [--seed N]
+//   prefix_replay [--agents N] [--steps N] [--memory-share F] [--disk-mb N] [--one-offs F] [--no-disk]
+//   [--seed N]
 //
-// The trace: agents share a few system prompts and run tool loops, interleaved at random; each step's prompt is the one
-// before, the sampled answer, and a tool result; now and then an agent forks from one of its earlier steps, and requests
-// that come once pass through. Pages are opaque bytes of 2 KB for 128 tokens and snapshots 4 KB: no model is needed, only
-// the decisions count. A request computes what lies behind the longest point that it can resume at. The same trace goes
-// through the cache under test, with memory for a share of all pages, and through one with memory for everything; the
-// figure is how many more tokens the first one computes. Without disk the memory policy is seen alone.
+// The trace: agents share a few system prompts and run tool loops, interleaved at random; each step's prompt
+// is the one before, the sampled answer, and a tool result; now and then an agent forks from one of its
+// earlier steps, and requests that come once pass through. Pages are opaque bytes of 2 KB for 128 tokens and
+// snapshots 4 KB: no model is needed, only the decisions count. A request computes what lies behind the
+// longest point that it can resume at. The same trace goes through the cache under test, with memory for a
+// share of all pages, and through one with memory for everything; the figure is how many more tokens the
+// first one computes. Without disk the memory policy is seen alone.
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
@@ -113,7 +115,8 @@ void serve(PrefixCache& cache, PagePool& pool, DiskStore* disk, const Request& r
     auto restore = cache.restore({0, r.prompt}, from / kSpanTokens * kSpanTokens, from);
     KVASIR_CHECK(restore, "no room to restore");
     while (!(*restore)->done()) (*restore)->wait_section(0);
-    if ((*restore)->snapshot() == nullptr || (*restore)->page_tokens() < from / kSpanTokens * kSpanTokens) from = 0;
+    if ((*restore)->snapshot() == nullptr || (*restore)->page_tokens() < from / kSpanTokens * kSpanTokens)
+      from = 0;
     if ((*restore)->tier() == CacheTier::kDisk) totals.from_disk += from;
     if (from > 0) {
       for (PageId page : (*restore)->take_pages()) table.adopt(page);
@@ -131,7 +134,8 @@ void serve(PrefixCache& cache, PagePool& pool, DiskStore* disk, const Request& r
   KVASIR_CHECK(cache.make_room(pages - had) && table.grow(pages), "no room to compute");
   cache.publish({0, all}, had, table.ids().subspan(had));
   auto snapshot = [&](int64_t length, SnapshotUse use) {
-    if (length > from) cache.put_snapshot({0, std::span(all).first(length)}, std::vector<std::byte>(kStateBytes), use);
+    if (length > from)
+      cache.put_snapshot({0, std::span(all).first(length)}, std::vector<std::byte>(kStateBytes), use);
   };
   snapshot(r.system, SnapshotUse::kSystem);
   snapshot(match.branch_length, SnapshotUse::kBranch);
@@ -144,7 +148,9 @@ void serve(PrefixCache& cache, PagePool& pool, DiskStore* disk, const Request& r
 
 Totals replay(const Options& o, int64_t pages, int64_t snapshot_bytes, DiskStore* disk) {
   PagePool pool(kPageBytes, pages);
-  PrefixCache cache(pool, disk, {.page_tokens = kSpanTokens, .section_bytes = {kPageBytes}, .snapshot_bytes = snapshot_bytes});
+  PrefixCache cache(
+      pool, disk,
+      {.page_tokens = kSpanTokens, .section_bytes = {kPageBytes}, .snapshot_bytes = snapshot_bytes});
   Trace trace(o);
   Totals totals;
   for (Request r; trace.next(r);) serve(cache, pool, disk, r, totals);
@@ -155,7 +161,9 @@ Totals replay(const Options& o, int64_t pages, int64_t snapshot_bytes, DiskStore
 int run(const Options& o) {
   // How many pages and snapshots there are in all.
   PagePool pool(kPageBytes, 1 << 22);
-  PrefixCache infinite(pool, nullptr, {.page_tokens = kSpanTokens, .section_bytes = {kPageBytes}, .snapshot_bytes = int64_t{1} << 40});
+  PrefixCache infinite(
+      pool, nullptr,
+      {.page_tokens = kSpanTokens, .section_bytes = {kPageBytes}, .snapshot_bytes = int64_t{1} << 40});
   Trace trace(o);
   Totals ideal;
   int64_t requests = 0;
@@ -178,24 +186,29 @@ int run(const Options& o) {
     disk = std::move(*opened);
   }
   Totals got = replay(o, pages, snapshot_bytes, disk.get());
-  std::printf("trace        %lld requests of %lld agents, %lld prompt tokens, %lld pages, seed %u\n", static_cast<long long>(requests),
-              static_cast<long long>(o.agents), static_cast<long long>(ideal.prompt), static_cast<long long>(all.pages), o.seed);
-  std::printf("memory       %lld pages (%.0f %%), disk %s\n", static_cast<long long>(pages), 100 * o.memory_share,
-              o.disk ? (std::to_string(o.disk_mb) + " MB").c_str() : "none");
+  std::printf("trace        %lld requests of %lld agents, %lld prompt tokens, %lld pages, seed %u\n",
+              static_cast<long long>(requests), static_cast<long long>(o.agents),
+              static_cast<long long>(ideal.prompt), static_cast<long long>(all.pages), o.seed);
+  std::printf("memory       %lld pages (%.0f %%), disk %s\n", static_cast<long long>(pages),
+              100 * o.memory_share, o.disk ? (std::to_string(o.disk_mb) + " MB").c_str() : "none");
   auto line = [](const char* what, int64_t ideal_tokens, int64_t tokens) {
-    std::printf("%-12s computed %lld, an infinite cache %lld: %+.2f %%\n", what, static_cast<long long>(tokens), static_cast<long long>(ideal_tokens),
+    std::printf("%-12s computed %lld, an infinite cache %lld: %+.2f %%\n", what,
+                static_cast<long long>(tokens), static_cast<long long>(ideal_tokens),
                 100.0 * static_cast<double>(tokens - ideal_tokens) / static_cast<double>(ideal_tokens));
   };
   line("all", ideal.computed, got.computed);
   line("agents", ideal.agent_computed, got.agent_computed);
-  std::printf("             %.1f %% of prompt tokens hit, %.1f %% from disk\n", 100.0 * static_cast<double>(got.prompt - got.computed) / static_cast<double>(got.prompt),
+  std::printf("             %.1f %% of prompt tokens hit, %.1f %% from disk\n",
+              100.0 * static_cast<double>(got.prompt - got.computed) / static_cast<double>(got.prompt),
               100.0 * static_cast<double>(got.from_disk) / static_cast<double>(got.prompt));
   if (disk) {
     DiskMetrics m = disk->metrics();
-    double per_page = static_cast<double>(m.bytes - m.snapshots * kStateBytes) / static_cast<double>(std::max<int64_t>(m.pages, 1));
-    std::printf("disk         %lld pages, %lld snapshots, %.1f MB\n", static_cast<long long>(m.pages), static_cast<long long>(m.snapshots),
-                static_cast<double>(m.bytes) / 1e6);
-    std::printf("             %.0f B a page beside the snapshots' bytes, of which %lld are the page\n", per_page, static_cast<long long>(kPageBytes));
+    double per_page = static_cast<double>(m.bytes - m.snapshots * kStateBytes) /
+                      static_cast<double>(std::max<int64_t>(m.pages, 1));
+    std::printf("disk         %lld pages, %lld snapshots, %.1f MB\n", static_cast<long long>(m.pages),
+                static_cast<long long>(m.snapshots), static_cast<double>(m.bytes) / 1e6);
+    std::printf("             %.0f B a page beside the snapshots' bytes, of which %lld are the page\n",
+                per_page, static_cast<long long>(kPageBytes));
     disk.reset();
     std::filesystem::remove_all(folder);
   }

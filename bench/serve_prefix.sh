@@ -11,7 +11,7 @@ trap 'kill $server 2>/dev/null; wait $server || true; rm -rf "$cache"' EXIT
 start() {
   "$build/kvasir" serve --port 0 --cache-dir "$cache" --log-level error "$@" >"$cache/out" &
   server=$!
-  until port=$(grep -oE '[0-9]+$' "$cache/out"); do sleep 0.05; done
+  until port=$(grep -oE "[0-9]+\$" "$cache/out" 2>/dev/null); do sleep 0.05; done
 }
 ask() { "$build/bench/serve_load" "$port" 1 4 "$tokens"; }
 first() { sed -E 's/.*"first_token_s":\{"p50":([0-9.]+).*/\1/'; }

@@ -1,7 +1,7 @@
 // Times of the row kernels on one GPU: the hyper-connection boundary, head norms, small rows, sampling.
 //
-//   boundary_bench [--quick]      prints a table, writes boundary_bench.json into $OUT (or the working
-//   directory)
+//   boundary_bench [--boundary]   (of the boundary only) prints a table, writes boundary_bench.json into $OUT
+//   (or the working directory)
 //
 // Each case is a graph of launches over buffers that rotate past the L2 cache; the figure is the median over
 // replays divided by the launches. "chained" lets a launch begin while the one before it ends (dependent
@@ -18,8 +18,11 @@
 #include <vector>
 
 #include "backend/cuda/hyper_connection.h"
+#include "backend/cuda/memory.h"
 #include "backend/cuda/rope.h"
+#include "backend/cuda/sampling.h"
 #include "backend/cuda/sm90/boundary_cluster.h"
+#include "backend/cuda/small_rows.h"
 
 using namespace kvasir;
 using namespace kvasir::cuda;
@@ -154,6 +157,15 @@ void bench_generic(CudaContext& context, int64_t dim, int64_t tokens) {
   report("hc_post" + name,
          time_graph(context.stream, 16, [&](int) { hc_post(context, {pre.x, pre.post, pre.comb, streams}); }),
          double(tokens) * dim * 36);
+  View<int32_t, 1> rows(reinterpret_cast<int32_t*>(pool.take(tokens, 0)), {tokens});
+  if (tokens <= 64) {
+    HyperConnectionWeights head{
+        {pre.w.fn.data(), {4, 4 * dim}}, {pre.w.base.data(), {4}}, {pre.w.scale.data(), {1}}};
+    report("hc_head" + name,
+           time_graph(context.stream, 16,
+                      [&](int) { hc_head(context, {head, streams, rows, 1e-6f, 1e-6f, pre.x}); }),
+           16.0 * 4 * dim + double(tokens) * dim * 20);
+  }
 }
 
 void bench_heads(CudaContext& context, int64_t heads, int64_t tokens) {
@@ -166,6 +178,50 @@ void bench_heads(CudaContext& context, int64_t heads, int64_t tokens) {
          double(tokens) * heads * 512 * 8);
   report("rope inverse" + name, time_graph(context.stream, 16, [&](int) { rope(context, {q, table, true}); }),
          double(tokens) * heads * 64 * 8);
+}
+
+void bench_small_rows(CudaContext& context, int64_t q_rank, int64_t tokens) {
+  Pool pool;
+  SmallRowsArgs a;
+  a.qa = {pool.take(tokens * q_rank, 1), {tokens, q_rank}};
+  a.kv = View<float, 2>(pool.take(tokens * 512, 1), {tokens, 512});
+  a.q_norm = View<float, 1>(pool.take(q_rank, 1), {q_rank});
+  a.kv_norm = View<float, 1>(pool.take(512, 1), {512});
+  a.table = View<float, 3>(pool.take(tokens * 64, 1), {tokens, 32, 2});
+  a.format = KvRowFormat::entry(Numerics::kFast, 512, 64);
+  a.rows = {reinterpret_cast<std::byte*>(pool.take(tokens * 144, 1)),
+            reinterpret_cast<std::byte*>(pool.take(tokens * 2, 1))};
+  report("small rows " + std::to_string(q_rank) + "+512 T=" + std::to_string(tokens),
+         time_graph(context.stream, 64, [&](int) { small_rows(context, a); }),
+         double(tokens) * (q_rank * 8 + 512 * 4 + 64 * 4 + 584));
+}
+
+void bench_sampling(CudaContext& context, int64_t n) {
+  constexpr int64_t kVocab = 129280;
+  Pool pool;
+  View<float, 2> logits(pool.take(n * kVocab, 8), {n, kVocab});
+  auto* requests = reinterpret_cast<SampleRequest*>(pool.take(n * int64_t{sizeof(SampleRequest)} / 4, 1));
+  View<int32_t, 1> ids(reinterpret_cast<int32_t*>(pool.take(n, 1)), {n}),
+      stopped(reinterpret_cast<int32_t*>(pool.take(n, 1)), {n});
+  struct Setting {
+    const char* name;
+    float temperature, top_p, min_p;
+    int top_k;
+  };
+  for (Setting s : {Setting{"greedy", 0, 1, 0, 0},
+                    {"temperature", 1, 1, 0, 0},
+                    {"top_p", 1, 0.95f, 0, 0},
+                    {"top_k+top_p", 1, 0.95f, 0, 50}}) {
+    std::vector<SampleRequest> host(n);
+    for (int64_t i = 0; i < n; ++i)
+      host[i].temperature = s.temperature, host[i].top_p = s.top_p, host[i].top_k = s.top_k,
+      host[i].position = i;
+    CHECK(cudaMemcpy(requests, host.data(), n * sizeof(SampleRequest), cudaMemcpyHostToDevice));
+    report(std::string("sample ") + s.name + " n=" + std::to_string(n),
+           time_graph(context.stream, 16,
+                      [&](int) { sample(context, {logits, {requests, {n}}, ids, stopped}); }),
+           double(n) * kVocab * 4);
+  }
 }
 
 void print_all() {
@@ -191,12 +247,14 @@ void print_all() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
+  bool only_boundary = argc > 1;
   cudaStream_t stream;
   CHECK(cudaStreamCreate(&stream));
-  std::max_align_t none;
-  CudaContext context{stream, Numerics::kFast, 132, false,
-                      *reinterpret_cast<Scratch*>(&none)};  // no op here takes scratch
+  auto memory = CudaMemory::make(stream);
+  if (!memory.has_value()) return std::fprintf(stderr, "%s\n", memory.error().message.c_str()), 1;
+  Scratch scratch(**memory);
+  CudaContext context{stream, Numerics::kFast, 132, false, scratch};
   {
     Pool pool;
     int64_t n = int64_t{1} << 27;
@@ -209,8 +267,14 @@ int main() {
   }
   for (int64_t dim : {4096, 7168}) {
     for (int64_t tokens : {1, 2, 8, 16, 64, 256, 4096}) bench_boundary(context, dim, tokens);
-    for (int64_t tokens : {1, 4096}) bench_generic(context, dim, tokens);
+    for (int64_t tokens : {1, 4096})
+      if (!only_boundary) bench_generic(context, dim, tokens);
   }
-  for (int64_t tokens : {1, 64, 4096}) bench_heads(context, 64, tokens);
+  if (!only_boundary) {
+    for (int64_t tokens : {1, 64, 4096}) bench_heads(context, 64, tokens);
+    for (int64_t q_rank : {1024, 1536})
+      for (int64_t tokens : {1, 64, 4096}) bench_small_rows(context, q_rank, tokens);
+    for (int64_t n : {1, 8, 64}) bench_sampling(context, n);
+  }
   print_all();
 }

@@ -41,6 +41,12 @@ __global__ void fill_bytes(uint4* p, int64_t n) {
        i += int64_t{gridDim.x} * blockDim.x)
     p[i] = {hash(4 * i), hash(4 * i + 1), hash(4 * i + 2), hash(4 * i + 3)};
 }
+__global__ void copy_bytes(uint4* to, const uint4* from) {
+  int64_t first = int64_t{blockIdx.x} * 1024 + threadIdx.x;
+  uint4 v[4];
+  for (int i = 0; i < 4; ++i) v[i] = from[first + 256 * i];
+  for (int i = 0; i < 4; ++i) to[first + 256 * i] = v[i];
+}
 __global__ void fill_scales(std::byte* pages, int64_t page_bytes, int64_t num_pages, int64_t offset,
                             int64_t stride, int layers, int bytes) {
   for (int64_t p = blockIdx.x; p < num_pages; p += gridDim.x)
@@ -197,8 +203,8 @@ void select_case(int64_t batch, int64_t entries, int64_t tokens, int topk, int l
     a.selected = {selected, {rows_, topk}};
     return a;
   };
-  double bytes = double(batch) * entries * 68, flop = double(rows_) * entries * 64 * 128 * 2;
-  int calls = std::max(2, std::min(layers * 2, 24));
+  double bytes = double(batch) * entries * 68, flop = double(rows_) * (entries - tokens / 8.) * 64 * 128 * 2;
+  int calls = tokens > 256 ? 2 : std::max(2, std::min(layers * 2, 24));
   char name[128];
   std::snprintf(name, sizeof(name), "%ld x %ld keys, %ld token%s, top %d%s", batch, entries, tokens,
                 tokens > 1 ? "s" : "", topk, compact ? ", compact" : "");
@@ -240,7 +246,7 @@ void compress_case(const char* what, CompressKind kind, int ratio, int64_t batch
   int dim = kind == CompressKind::kEntry ? 512 : 128, lanes = ratio == 4 ? 2 : 1;
   int64_t width = lanes * dim, n = batch * tokens;
   // The last token of a group when it closes, the one before otherwise.
-  Cache cache(batch, 2048 + (tokens + 3) / 4, tokens, 1, false, closes ? 0 : -1);
+  Cache cache(batch, 2048 + (tokens + 127) / 128 * 32, tokens, 1, false, closes ? 0 : -1);
   int sets = n > 4096 ? 2 : 4;
   float *kv = normals(sets * n * width, 1.f, 1), *score = normals(sets * n * width, 1.f, 2),
         *ape = normals(ratio * width, 1.f, 3);
@@ -276,10 +282,13 @@ void compress_case(const char* what, CompressKind kind, int ratio, int64_t batch
 }
 
 void measure_copy() {
-  int64_t bytes = int64_t{1} << 30;
+  int64_t bytes = int64_t{2} << 30;
   auto *from = device_array<std::byte>(bytes), *to = device_array<std::byte>(bytes);
   fill_bytes<<<4096, 256>>>(reinterpret_cast<uint4*>(from), bytes / 16);
-  double us = time_us(4, [&](int) { cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream); });
+  double us = time_us(4, [&](int) {
+    copy_bytes<<<static_cast<unsigned>(bytes >> 14), 256, 0, stream>>>(reinterpret_cast<uint4*>(to),
+                                                                       reinterpret_cast<uint4*>(from));
+  });
   copy_rate = 2. * bytes / us * 1e6;
   cudaFree(from);
   cudaFree(to);
@@ -299,6 +308,14 @@ void run(const std::string& which) {
     select_case(64, 32768, 1, 512, 21, false);
     select_case(8, 262144, 1, 512, 6, true);
     select_case(64, 262144, 1, 512, 2, true);
+  }
+  if (on("stream")) {
+    select_case(1, 2048, 4096, 512, 21, false);
+    select_case(1, 32768, 512, 512, 3, false);
+    select_case(1, 32768, 4096, 512, 3, false);
+    select_case(1, 32768, 16384, 512, 3, false);
+    select_case(1, 262144, 16384, 512, 2, true);
+    select_case(1, 262144, 2048, 1024, 2, true);
   }
   if (on("query"))
     for (int64_t tokens : {1, 8, 64, 4096}) query_case(tokens);

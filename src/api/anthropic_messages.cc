@@ -219,14 +219,7 @@ Status read_user_id(const JsonFields& body, ChatRequest& request) {
   return {};
 }
 
-}  // namespace
-
-Result<ChatRequest> parse_messages(std::string_view text, const ApiOptions& options) {
-  KVASIR_TRY(const JsonValue json, parse_body(text, options.limits));
-  const JsonFields body(json, "");
-  ChatRequest request;
-  request.dialect = Dialect::kMessages;
-  KVASIR_TRY_STATUS(read_common(body, options, request));
+Status read_fields(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
   KVASIR_TRY_STATUS(read_output_config(body, options, request));
   KVASIR_TRY_STATUS(read_system(body, options, request));
   KVASIR_TRY_STATUS(read_messages(body, options, request));
@@ -236,8 +229,13 @@ Result<ChatRequest> parse_messages(std::string_view text, const ApiOptions& opti
   KVASIR_TRY(const std::optional<int64_t> max_tokens, body.integer("max_tokens", 1, INT64_MAX));
   request.max_tokens = max_tokens.value_or(0);
   KVASIR_TRY_STATUS(read_user_id(body, request));
-  KVASIR_TRY_STATUS(settle_request(options, request));
-  return request;
+  return settle_request(options, request);
+}
+
+}  // namespace
+
+Result<ChatRequest> parse_messages(std::string_view text, const ApiOptions& options) {
+  return read_request(text, Dialect::kMessages, options, read_fields);
 }
 
 std::string token_count_body(int64_t tokens) {

@@ -92,10 +92,11 @@ struct ApiOptions {
   TemplateRevision revision = TemplateRevision::kA;
   ApiLimits limits = {};
   OtherParts other_parts = OtherParts::kReject;  // ENC-5
-  bool require_reasoning = false;     // THK-3 strict: a tool call sent back without its reasoning is a 400
-  bool refuse_forced_tools = false;   // THK-4 parity: a forced tool in thinking mode is a 400
-  bool sampling_in_thinking = false;  // honour temperature and top_p in thinking mode too (protocol 5.1)
-  bool sort_tools = false;            // by name, for clients with unordered maps (protocol 10, item 19)
+  bool require_reasoning = false;    // THK-3 strict: a tool call sent back without its reasoning is a 400
+  bool refuse_forced_tools = false;  // THK-4 parity: a forced tool in thinking mode is a 400
+  bool sampling_in_thinking =
+      false;                // honour temperature, top_p and penalties in thinking mode too (protocol 5.1)
+  bool sort_tools = false;  // by name, for clients with unordered maps (protocol 10, item 19)
 };
 
 }  // namespace kvasir

@@ -25,15 +25,14 @@ Status read_user_id(const JsonFields& body, ChatRequest& request) {
 
 // The message list, with what only the fixtures' shape has taken out again: tools, response formats and tasks
 // of single messages never come from a client (ENC-4).
-Status read_messages(const JsonValue& json, const ApiOptions& options, ChatRequest& request) {
-  const JsonFields body(json, "");
+Status read_messages(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
   KVASIR_TRY(const JsonValue::Array* messages, body.array("messages"));
   if (messages == nullptr) return body.wrong("messages", "an array of messages");
   if (messages->size() > options.limits.messages) {
     return Error{ErrorCode::kInvalid, fmt::format("messages: expected at most {}, saw {}",
                                                   options.limits.messages, messages->size())};
   }
-  KVASIR_TRY(request.conversation, conversation_from_json(*json.find("messages"), options.other_parts));
+  KVASIR_TRY(request.conversation, conversation_from_json(*body.find("messages"), options.other_parts));
   for (Message& m : request.conversation.messages) {
     m.tools.clear();
     m.response_format.reset();
@@ -112,16 +111,9 @@ Status read_effort(const JsonFields& body, const ApiOptions& options, ChatReques
   return settle_thinking(asked, options, request);
 }
 
-}  // namespace
-
-Result<ChatRequest> parse_chat(std::string_view text, const ApiOptions& options) {
-  KVASIR_TRY(const JsonValue json, parse_body(text, options.limits));
-  const JsonFields body(json, "");
-  ChatRequest request;
-  request.dialect = Dialect::kChat;
-  KVASIR_TRY_STATUS(read_common(body, options, request));
+Status read_fields(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
   KVASIR_TRY_STATUS(read_effort(body, options, request));
-  KVASIR_TRY_STATUS(read_messages(json, options, request));
+  KVASIR_TRY_STATUS(read_messages(body, options, request));
   KVASIR_TRY_STATUS(read_tools(body, options, request));
   for (std::string_view key : {"functions", "function_call"}) {
     if (body.has(key)) return body.wrong(key, "nothing: this form is retired, use tools and tool_choice");
@@ -133,8 +125,13 @@ Result<ChatRequest> parse_chat(std::string_view text, const ApiOptions& options)
   KVASIR_TRY_STATUS(read_stop(body, "stop", options.limits, request));
   KVASIR_TRY_STATUS(read_logprobs(body, options.limits, request));
   KVASIR_TRY_STATUS(read_user_id(body, request));
-  KVASIR_TRY_STATUS(settle_request(options, request));
-  return request;
+  return settle_request(options, request);
+}
+
+}  // namespace
+
+Result<ChatRequest> parse_chat(std::string_view text, const ApiOptions& options) {
+  return read_request(text, Dialect::kChat, options, read_fields);
 }
 
 }  // namespace kvasir

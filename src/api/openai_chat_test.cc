@@ -21,7 +21,7 @@ constexpr std::string_view kTools =
 TEST(ChatRequest, ReadsEveryField) {
   const ChatRequest r =
       parsed(parse_chat, with(R"("thinking":{"type":"disabled"},"max_tokens":100,"temperature":0.5,
-    "top_p":0.9,"top_k":40,"min_p":0.1,"seed":-7,"logit_bias":{"5":-100,"19923":2.5},"logprobs":true,"top_logprobs":3,
+    "top_p":0.9,"top_k":40,"min_p":0.1,"presence_penalty":0.25,"frequency_penalty":-0.5,"seed":-7,"logit_bias":{"5":-100,"19923":2.5},"logprobs":true,"top_logprobs":3,
     "stop":["a","b",""],"stream":true,"stream_options":{"include_usage":true},"user_id":"u-1_A","priority":"batch",
     "session_id":"s","response_format":{"type":"json_schema","json_schema":{"name":"n","strict":true,
     "schema":{"type":"object"}}},"tool_choice":{"type":"function","function":{"name":"f"}},"n":3,"store":false,)" +
@@ -34,6 +34,8 @@ TEST(ChatRequest, ReadsEveryField) {
   EXPECT_FLOAT_EQ(r.sampling.top_p, 0.9f);
   EXPECT_EQ(r.sampling.top_k, 40);
   EXPECT_FLOAT_EQ(r.sampling.min_p, 0.1f);
+  EXPECT_FLOAT_EQ(r.sampling.presence_penalty, 0.25f);
+  EXPECT_FLOAT_EQ(r.sampling.frequency_penalty, -0.5f);
   EXPECT_TRUE(r.has_seed);
   EXPECT_EQ(r.sampling.seed, static_cast<uint64_t>(-7));
   EXPECT_EQ(r.sampling.logit_bias, (std::vector<std::pair<int32_t, float>>{{5, -100}, {19923, 2.5}}));
@@ -103,7 +105,10 @@ TEST(ChatRequest, DisabledThinkingWinsOverAnyEffort) {
 }
 
 TEST(ChatRequest, IgnoresTemperatureInThinkingModeUnlessTold) {
-  const std::string body = with(R"("temperature":0,"top_p":0.5)");
+  const std::string body = with(R"("temperature":0,"top_p":0.5,"presence_penalty":1,"frequency_penalty":1)");
+  EXPECT_FLOAT_EQ(parsed(parse_chat, body).sampling.presence_penalty, 0);
+  EXPECT_FLOAT_EQ(parsed(parse_chat, body).sampling.frequency_penalty, 0);
+  EXPECT_FLOAT_EQ(parsed(parse_chat, body, {.sampling_in_thinking = true}).sampling.frequency_penalty, 1);
   EXPECT_FLOAT_EQ(parsed(parse_chat, body).sampling.temperature, 1);
   EXPECT_FLOAT_EQ(parsed(parse_chat, body).sampling.top_p, 1);
   EXPECT_FLOAT_EQ(parsed(parse_chat, body, {.sampling_in_thinking = true}).sampling.temperature, 0);

@@ -63,16 +63,9 @@ Status read_raw(const JsonFields& body, const ApiOptions& options, ChatRequest& 
   return {};
 }
 
-}  // namespace
-
-Result<ChatRequest> parse_completion(std::string_view text, const ApiOptions& options) {
-  KVASIR_TRY(const JsonValue json, parse_body(text, options.limits));
-  const JsonFields body(json, "");
-  ChatRequest request;
-  request.dialect = Dialect::kCompletions;
+Status read_fields(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
   request.render = {.revision = options.revision, .thinking = Thinking::kOff};
   request.tool_use = ToolUse::kNone;
-  KVASIR_TRY_STATUS(read_common(body, options, request));
   KVASIR_TRY_STATUS(read_raw(body, options, request));
   KVASIR_TRY_STATUS(read_stop(body, "stop", options.limits, request));
   KVASIR_TRY(const JsonValue* stream_options, body.object("stream_options"));
@@ -84,7 +77,13 @@ Result<ChatRequest> parse_completion(std::string_view text, const ApiOptions& op
   KVASIR_TRY(const std::optional<int64_t> max_tokens, body.integer("max_tokens", 1, INT64_MAX));
   request.max_tokens = max_tokens.value_or(kDefaultTokens);
   KVASIR_TRY(request.user_id, body.text("user_id"));
-  return request;
+  return {};
+}
+
+}  // namespace
+
+Result<ChatRequest> parse_completion(std::string_view text, const ApiOptions& options) {
+  return read_request(text, Dialect::kCompletions, options, read_fields);
 }
 
 }  // namespace kvasir

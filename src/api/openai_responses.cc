@@ -203,14 +203,7 @@ Status read_effort(const JsonFields& body, const ApiOptions& options, ChatReques
   return settle_thinking(asked, options, request);
 }
 
-}  // namespace
-
-Result<ChatRequest> parse_responses(std::string_view text, const ApiOptions& options) {
-  KVASIR_TRY(const JsonValue json, parse_body(text, options.limits));
-  const JsonFields body(json, "");
-  ChatRequest request;
-  request.dialect = Dialect::kResponses;
-  KVASIR_TRY_STATUS(read_common(body, options, request));
+Status read_fields(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
   KVASIR_TRY_STATUS(refuse_stored_state(body));
   KVASIR_TRY_STATUS(read_effort(body, options, request));
   KVASIR_TRY(const JsonValue::Array* tools, body.array("tools"));
@@ -224,8 +217,13 @@ Result<ChatRequest> parse_responses(std::string_view text, const ApiOptions& opt
   if (request.session_id.empty()) {
     KVASIR_TRY(request.session_id, body.text("prompt_cache_key"));
   }
-  KVASIR_TRY_STATUS(settle_request(options, request));
-  return request;
+  return settle_request(options, request);
+}
+
+}  // namespace
+
+Result<ChatRequest> parse_responses(std::string_view text, const ApiOptions& options) {
+  return read_request(text, Dialect::kResponses, options, read_fields);
 }
 
 }  // namespace kvasir

@@ -73,15 +73,37 @@ Status read_sampling(const JsonFields& body, const ApiLimits& limits, ChatReques
   KVASIR_TRY(const std::optional<double> top_p, body.number("top_p", 0, 1));
   KVASIR_TRY(const std::optional<int64_t> top_k, body.integer("top_k", -1, int64_t{1} << 30));
   KVASIR_TRY(const std::optional<double> min_p, body.number("min_p", 0, 1));
+  KVASIR_TRY(const std::optional<double> presence, body.number("presence_penalty", -2, 2));
+  KVASIR_TRY(const std::optional<double> frequency, body.number("frequency_penalty", -2, 2));
   KVASIR_TRY(const std::optional<int64_t> seed, body.integer("seed", INT64_MIN, INT64_MAX));
   if (temperature) sampling.temperature = static_cast<float>(*temperature);
   if (top_p) sampling.top_p = std::max(kLeastTopP, static_cast<float>(*top_p));
   if (top_k)
     sampling.top_k = static_cast<int>(std::max<int64_t>(0, *top_k));  // -1: off, as some clients write it
   if (min_p) sampling.min_p = static_cast<float>(*min_p);
+  if (presence) sampling.presence_penalty = static_cast<float>(*presence);
+  if (frequency) sampling.frequency_penalty = static_cast<float>(*frequency);
   if (seed) sampling.seed = static_cast<uint64_t>(*seed);
   request.has_seed = seed.has_value();
   return read_logit_bias(body, limits, request);
+}
+
+Status read_common(const JsonFields& body, const ApiLimits& limits, ChatRequest& request) {
+  KVASIR_TRY_STATUS(body.check_object());
+  KVASIR_TRY(request.model, body.text("model"));
+  constexpr std::string_view kLongContext = "[1m]";
+  if (request.model.ends_with(kLongContext)) {
+    request.model.resize(request.model.size() - kLongContext.size());
+  }
+  KVASIR_TRY(request.stream, body.flag("stream", false));
+  KVASIR_TRY(const std::string priority, body.text("priority"));
+  if (priority == "batch") {
+    request.priority = Priority::kBatch;
+  } else if (!priority.empty() && priority != "interactive") {
+    return body.wrong("priority", "\"interactive\" or \"batch\"");
+  }
+  KVASIR_TRY(request.session_id, body.text("session_id"));
+  return read_sampling(body, limits, request);
 }
 
 Status check_tools(const ApiOptions& options, const ChatRequest& request) {
@@ -219,22 +241,15 @@ Status settle_thinking(const ThinkingAsked& asked, const ApiOptions& options, Ch
   return {};
 }
 
-Status read_common(const JsonFields& body, const ApiOptions& options, ChatRequest& request) {
-  KVASIR_TRY_STATUS(body.check_object());
-  KVASIR_TRY(request.model, body.text("model"));
-  constexpr std::string_view kLongContext = "[1m]";
-  if (request.model.ends_with(kLongContext)) {
-    request.model.resize(request.model.size() - kLongContext.size());
-  }
-  KVASIR_TRY(request.stream, body.flag("stream", false));
-  KVASIR_TRY(const std::string priority, body.text("priority"));
-  if (priority == "batch") {
-    request.priority = Priority::kBatch;
-  } else if (!priority.empty() && priority != "interactive") {
-    return body.wrong("priority", "\"interactive\" or \"batch\"");
-  }
-  KVASIR_TRY(request.session_id, body.text("session_id"));
-  return read_sampling(body, options.limits, request);
+Result<ChatRequest> read_request(std::string_view text, Dialect dialect, const ApiOptions& options,
+                                 ReadDialect read) {
+  KVASIR_TRY(const JsonValue json, parse_body(text, options.limits));
+  const JsonFields body(json, "");
+  ChatRequest request;
+  request.dialect = dialect;
+  KVASIR_TRY_STATUS(read_common(body, options.limits, request));
+  KVASIR_TRY_STATUS(read(body, options, request));
+  return request;
 }
 
 Status read_stop(const JsonFields& body, std::string_view key, const ApiLimits& limits,
@@ -294,7 +309,8 @@ Status read_reply_format(const JsonFields& format, const JsonFields& schema, Cha
 Result<const JsonValue::Array*> read_tool_list(const JsonFields& body, const ApiLimits& limits) {
   KVASIR_TRY(const JsonValue::Array* tools, body.array("tools"));
   if (tools != nullptr && tools->size() > limits.tools) {
-    return Error{ErrorCode::kInvalid, fmt::format("tools: expected at most {}, saw {}", limits.tools, tools->size())};
+    return Error{ErrorCode::kInvalid,
+                 fmt::format("tools: expected at most {}, saw {}", limits.tools, tools->size())};
   }
   return tools;
 }
@@ -354,6 +370,7 @@ Status settle_request(const ApiOptions& options, ChatRequest& request) {
   if (request.thinks() && !options.sampling_in_thinking) {
     request.sampling.temperature = 1.0f;
     request.sampling.top_p = 1.0f;
+    request.sampling.presence_penalty = request.sampling.frequency_penalty = 0;
   }
   if (request.max_tokens == 0) {
     request.max_tokens = !request.thinks()                       ? kMaxOutputChat

@@ -25,9 +25,11 @@ Result<std::optional<bool>> read_thinking_type(const JsonFields& body);
 // Fills render of `request`. An explicit "disabled" wins over any effort.
 Status settle_thinking(const ThinkingAsked& asked, const ApiOptions& options, ChatRequest& request);
 
-// Fields named alike everywhere: model, stream, temperature, top_p, top_k, min_p, seed, logit_bias, priority,
-// session_id.
-Status read_common(const JsonFields& body, const ApiOptions& options, ChatRequest& request);
+// Every dialect's parser: the fields named alike everywhere (model, stream, temperature, top_p, top_k, min_p,
+// penalties, seed, logit_bias, priority, session_id), then what `read` finds of the dialect's own.
+using ReadDialect = Status (*)(const JsonFields& body, const ApiOptions& options, ChatRequest& request);
+Result<ChatRequest> read_request(std::string_view text, Dialect dialect, const ApiOptions& options,
+                                 ReadDialect read);
 // A string or an array of strings at `key`.
 Status read_stop(const JsonFields& body, std::string_view key, const ApiLimits& limits, ChatRequest& request);
 // logprobs and top_logprobs of the chat API.

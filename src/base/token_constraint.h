@@ -19,6 +19,9 @@ class TokenConstraint {
   // token always stays possible.
   virtual bool restrict(std::span<uint32_t> mask) = 0;
 
+  // The token that may not come next, where every other one may: who asks first needs no mask then. -1: ask restrict().
+  virtual int32_t only_ban() const { return -1; }
+
   // `token` is now the last token of the text.
   virtual void accept(int32_t token) = 0;
 };

@@ -1,5 +1,5 @@
-// What the tests of the cache share: a pool with a cache over it, prompts made of a seed, pages whose bytes tell what they
-// are the pages of, so that a wrong page is seen. Tests only.
+// What the tests of the cache share: a pool with a cache over it, prompts made of a seed, pages whose bytes
+// tell what they are the pages of, so that a wrong page is seen. Tests only.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -52,15 +52,19 @@ inline std::vector<std::byte> state_of(std::span<const int32_t> tokens, int64_t 
 }
 
 struct CacheUnderTest {
-  explicit CacheUnderTest(int64_t pages, int64_t snapshot_bytes = 1 << 20, DiskStore* disk = nullptr, int64_t page_bytes = kPageBytes,
+  explicit CacheUnderTest(int64_t pages, int64_t snapshot_bytes = 1 << 20, DiskStore* disk = nullptr,
+                          int64_t page_bytes = kPageBytes,
                           std::vector<int64_t> sections = {kPageBytes / 4, kPageBytes / 2, kPageBytes / 4})
       : pool(page_bytes, pages),
-        cache(std::make_unique<PrefixCache>(
-            pool, disk, PrefixCacheOptions{.page_tokens = kSpanTokens, .section_bytes = std::move(sections), .snapshot_bytes = snapshot_bytes})) {}
+        cache(std::make_unique<PrefixCache>(pool, disk,
+                                            PrefixCacheOptions{.page_tokens = kSpanTokens,
+                                                               .section_bytes = std::move(sections),
+                                                               .snapshot_bytes = snapshot_bytes})) {}
 
-  // As an engine would: reuses what it can, computes the rest, publishes it. Returns how many tokens it had to compute,
-  // or -1 if there was no room.
-  int64_t run(const Tokens& tokens, SnapshotUse use = SnapshotUse::kPromptEnd, int64_t state_bytes = 64, bool write = true, uint64_t ns = 0) {
+  // As an engine would: reuses what it can, computes the rest, publishes it. Returns how many tokens it had
+  // to compute, or -1 if there was no room.
+  int64_t run(const Tokens& tokens, SnapshotUse use = SnapshotUse::kPromptEnd, int64_t state_bytes = 64,
+              bool write = true, uint64_t ns = 0) {
     PrefixKey key{ns, tokens};
     auto match = cache->lookup(key, std::ssize(tokens));
     int64_t from = match.points.empty() ? 0 : match.points.back().length;
@@ -69,21 +73,26 @@ struct CacheUnderTest {
       auto restore = cache->restore(key, from / kSpanTokens * kSpanTokens, from);
       if (!restore) return -1;
       while (!(*restore)->done()) (*restore)->wait_section(1 << 20);
-      bool whole = (*restore)->snapshot() != nullptr && (*restore)->page_tokens() == from / kSpanTokens * kSpanTokens;
+      bool whole =
+          (*restore)->snapshot() != nullptr && (*restore)->page_tokens() == from / kSpanTokens * kSpanTokens;
       if (whole) {
-        EXPECT_EQ(*(*restore)->snapshot(), state_of(std::span(tokens).first(from), std::ssize(*(*restore)->snapshot())));
+        EXPECT_EQ(*(*restore)->snapshot(),
+                  state_of(std::span(tokens).first(from), std::ssize(*(*restore)->snapshot())));
         for (PageId page : (*restore)->take_pages()) table.adopt(page);
       } else {
         from = 0;
       }
     }
     for (int64_t i = 0; i < table.size(); ++i) {
-      EXPECT_TRUE(page_is(table.addresses()[i], std::span(tokens).first((i + 1) * kSpanTokens), pool.page_bytes())) << "page " << i;
+      EXPECT_TRUE(
+          page_is(table.addresses()[i], std::span(tokens).first((i + 1) * kSpanTokens), pool.page_bytes()))
+          << "page " << i;
     }
     int64_t had = table.size();
     int64_t all = std::ssize(tokens) / kSpanTokens;
     if (!cache->make_room(all - had) || !table.grow(all)) return -1;
-    for (int64_t i = had; i < all; ++i) fill_page(table.addresses()[i], std::span(tokens).first((i + 1) * kSpanTokens), pool.page_bytes());
+    for (int64_t i = had; i < all; ++i)
+      fill_page(table.addresses()[i], std::span(tokens).first((i + 1) * kSpanTokens), pool.page_bytes());
     cache->publish(key, had, table.ids().subspan(had));
     if (match.branch_length > from) {
       auto branch = std::span(tokens).first(match.branch_length);

@@ -42,8 +42,8 @@ std::vector<SpanHash> hashes_of(const ExtentHead& e, int64_t page_tokens) {
 // An extent or snapshot with its bytes, all right.
 struct WholeRecord {
   RecordHead head;
-  std::vector<std::byte> bytes;                 // of a snapshot
-  std::vector<std::vector<std::byte>> pages;    // of an extent, those present
+  std::vector<std::byte> bytes;               // of a snapshot
+  std::vector<std::vector<std::byte>> pages;  // of an extent, those present
 };
 
 std::vector<DiskStore::PageToRead> pages_of(WholeRecord& r, int64_t page_bytes) {
@@ -113,7 +113,9 @@ class ArchiveWriter {
 
 }  // namespace
 
-int64_t FolderModel::page_bytes() const { return std::accumulate(section_bytes.begin(), section_bytes.end(), int64_t{0}); }
+int64_t FolderModel::page_bytes() const {
+  return std::accumulate(section_bytes.begin(), section_bytes.end(), int64_t{0});
+}
 
 DiskOptions FolderModel::options(const std::string& folder) const {
   DiskOptions o;
@@ -135,9 +137,11 @@ Result<std::vector<FolderModel>> folder_models(const std::string& folder) {
     auto header = read_header(**file);
     if (!header) continue;  // another format's, or torn
     auto same = std::ranges::find_if(models, [&](const FolderModel& m) {
-      return m.model.same_numbers(header->model) && m.page_tokens == header->page_tokens && m.section_bytes == header->section_bytes;
+      return m.model.same_numbers(header->model) && m.page_tokens == header->page_tokens &&
+             m.section_bytes == header->section_bytes;
     });
-    if (same == models.end()) same = models.insert(models.end(), {header->model, header->page_tokens, header->section_bytes, 0, 0});
+    if (same == models.end())
+      same = models.insert(models.end(), {header->model, header->page_tokens, header->section_bytes, 0, 0});
     ++same->segments;
     same->bytes += entry.bytes;
   }
@@ -167,11 +171,13 @@ Result<VerifyReport> verify_folder(const std::string& folder, const FolderModel&
 Result<std::vector<PrefixInfo>> folder_prefixes(const std::string& folder, const FolderModel& model) {
   KVASIR_TRY(auto store, open_to_read(folder, model));
   PagePool pool(model.page_bytes(), 0);
-  PrefixCache cache(pool, store.get(), {.page_tokens = model.page_tokens, .section_bytes = model.section_bytes});
+  PrefixCache cache(pool, store.get(),
+                    {.page_tokens = model.page_tokens, .section_bytes = model.section_bytes});
   return cache.list();
 }
 
-Result<ArchiveReport> export_folder(const std::string& folder, const FolderModel& model, const std::optional<SpanHash>& id, const std::string& path) {
+Result<ArchiveReport> export_folder(const std::string& folder, const FolderModel& model,
+                                    const std::optional<SpanHash>& id, const std::string& path) {
   KVASIR_TRY(auto store, open_to_read(folder, model));
   auto found = store->take_found();
   // The way to `id`, back from it.
@@ -183,9 +189,11 @@ Result<ArchiveReport> export_folder(const std::string& folder, const FolderModel
       SpanHash at = head.extent.before;
       for (SpanHash hash : hashes_of(head.extent, model.page_tokens)) before[hash] = std::exchange(at, hash);
     }
-    if (!before.contains(*id)) return Error{ErrorCode::kNotFound, fmt::format("{}: no prefix {}", folder, id->text())};
+    if (!before.contains(*id))
+      return Error{ErrorCode::kNotFound, fmt::format("{}: no prefix {}", folder, id->text())};
     wanted.insert(*id);
-    for (auto at = before.find(*id); at != before.end(); at = before.find(at->second)) wanted.insert(at->second);
+    for (auto at = before.find(*id); at != before.end(); at = before.find(at->second))
+      wanted.insert(at->second);
   }
   KVASIR_TRY(AtomicFile file, AtomicFile::create(path));
   ArchiveWriter writer(std::move(file), model);
@@ -213,7 +221,10 @@ Result<ArchiveReport> export_folder(const std::string& folder, const FolderModel
     read->wait();
     bool whole = extent || read->snapshot() != nullptr;
     for (size_t i = 0; i < count; ++i) whole = whole && read->arrived(i);
-    if (!whole) return Error{ErrorCode::kIo, fmt::format("{}: record {} is corrupt; `kvasir cache verify` says how much is", folder, static_cast<uint64_t>(r.head.id))};
+    if (!whole)
+      return Error{ErrorCode::kIo,
+                   fmt::format("{}: record {} is corrupt; `kvasir cache verify` says how much is", folder,
+                               static_cast<uint64_t>(r.head.id))};
     if (!extent) r.bytes = *read->snapshot();
     KVASIR_TRY_STATUS(writer.add(r));
   }
@@ -223,7 +234,8 @@ Result<ArchiveReport> export_folder(const std::string& folder, const FolderModel
 namespace {
 
 // The record at `located`, its bytes checked.
-Result<WholeRecord> read_record(DiskFile& file, const SegmentHeader& header, const RecordHead& head, const LocatedHead& located, const std::string& path) {
+Result<WholeRecord> read_record(DiskFile& file, const SegmentHeader& header, const RecordHead& head,
+                                const LocatedHead& located, const std::string& path) {
   WholeRecord r{head, std::vector<std::byte>(head.payload_bytes), {}};
   Error wrong{ErrorCode::kInvalid, fmt::format("{}: the record at {} is corrupt", path, located.offset)};
   std::vector<std::byte> own_head(located.bytes.size());  // the footer's copy is what was read so far
@@ -259,15 +271,20 @@ Result<ArchiveReport> import_folder(const std::string& folder, const std::string
   FolderModel model{header.model, header.page_tokens, header.section_bytes, 0, 0};
   std::vector<std::pair<RecordHead, LocatedHead>> records;
   KVASIR_TRY(SegmentScan scan, scan_segment(*file, header.page_tokens, header.section_bytes.size(),
-                                            [&](const RecordHead& head, LocatedHead located) { records.emplace_back(head, std::move(located)); }));
-  if (!scan.sealed || scan.torn != 0) return Error{ErrorCode::kInvalid, fmt::format("{}: not whole; it ends before its footer", path)};
+                                            [&](const RecordHead& head, LocatedHead located) {
+                                              records.emplace_back(head, std::move(located));
+                                            }));
+  if (!scan.sealed || scan.torn != 0)
+    return Error{ErrorCode::kInvalid, fmt::format("{}: not whole; it ends before its footer", path)};
 
   KVASIR_TRY(auto store, DiskStore::open(model.options(folder)));
   std::set<SpanHash> known;
   std::set<std::pair<SpanHash, std::vector<int32_t>>> known_snapshots;
   for (const RecordHead& head : store->take_found()) {
-    if (head.kind == RecordKind::kSnapshot) known_snapshots.insert({head.snapshot.before, head.snapshot.tail});
-    auto hashes = head.kind == RecordKind::kExtent ? hashes_of(head.extent, model.page_tokens) : std::vector<SpanHash>();
+    if (head.kind == RecordKind::kSnapshot)
+      known_snapshots.insert({head.snapshot.before, head.snapshot.tail});
+    auto hashes = head.kind == RecordKind::kExtent ? hashes_of(head.extent, model.page_tokens)
+                                                   : std::vector<SpanHash>();
     for (size_t i = 0; i < hashes.size(); ++i) {
       if ((head.present >> i & 1) != 0) known.insert(hashes[i]);
     }
@@ -281,7 +298,8 @@ Result<ArchiveReport> import_folder(const std::string& folder, const std::string
       if (!known_snapshots.insert({head.snapshot.before, head.snapshot.tail}).second) continue;
       report.bytes += std::ssize(r.bytes);
       auto state = std::make_shared<const std::vector<std::byte>>(std::move(r.bytes));
-      if (!store->put_snapshot(head.snapshot, state, worth)) return Error{ErrorCode::kIo, store->metrics().last_error};
+      if (!store->put_snapshot(head.snapshot, state, worth))
+        return Error{ErrorCode::kIo, store->metrics().last_error};
       ++report.snapshots;
     } else {
       auto hashes = hashes_of(head.extent, model.page_tokens);
@@ -296,7 +314,8 @@ Result<ArchiveReport> import_folder(const std::string& folder, const std::string
         auto own = std::span(head.extent.tokens).subspan(i * model.page_tokens, model.page_tokens);
         one.tokens.assign(own.begin(), own.end());
         one.checksums.clear();
-        if (!store->put_pages(std::move(one), {page.data()}, worth)) return Error{ErrorCode::kIo, store->metrics().last_error};
+        if (!store->put_pages(std::move(one), {page.data()}, worth))
+          return Error{ErrorCode::kIo, store->metrics().last_error};
         ++report.pages;
         report.bytes += std::ssize(page);
       }
@@ -306,17 +325,21 @@ Result<ArchiveReport> import_folder(const std::string& folder, const std::string
   return report;
 }
 
-Status prune_folder(const std::string& folder, const FolderModel& model, const std::optional<SpanHash>& id, int64_t max_bytes) {
+Status prune_folder(const std::string& folder, const FolderModel& model, const std::optional<SpanHash>& id,
+                    int64_t max_bytes) {
   DiskOptions options = model.options(folder);
   if (max_bytes > 0) options.max_bytes = max_bytes;
   KVASIR_TRY(auto store, DiskStore::open(std::move(options)));
   if (id) {
     PagePool pool(model.page_bytes(), 0);
-    PrefixCache cache(pool, store.get(), {.page_tokens = model.page_tokens, .section_bytes = model.section_bytes});
+    PrefixCache cache(pool, store.get(),
+                      {.page_tokens = model.page_tokens, .section_bytes = model.section_bytes});
     auto tokens = cache.tokens_of(*id);
-    if (tokens.empty()) return Error{ErrorCode::kNotFound, fmt::format("{}: no prefix {}", folder, id->text())};
+    if (tokens.empty())
+      return Error{ErrorCode::kNotFound, fmt::format("{}: no prefix {}", folder, id->text())};
     uint64_t cache_namespace = 0;
-    for (const PrefixInfo& info : cache.list()) cache_namespace = info.id == *id ? info.cache_namespace : cache_namespace;
+    for (const PrefixInfo& info : cache.list())
+      cache_namespace = info.id == *id ? info.cache_namespace : cache_namespace;
     cache.forget({cache_namespace, tokens});
     return cache.flush();
   }

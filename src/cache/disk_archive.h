@@ -1,8 +1,9 @@
-// What can be done with a cache folder without its model: what is in it, whether it is whole, and taking prefixes out into
-// one file and back. The file is a segment (disk_format.h), so it is checksummed, versioned and names its model.
+// What can be done with a cache folder without its model: what is in it, whether it is whole, and taking
+// prefixes out into one file and back. The file is a segment (disk_format.h), so it is checksummed, versioned
+// and names its model.
 //
-// Threading: none. Reading needs no lock, so it may be done beside a running server; what that one writes meanwhile may
-// be missing.
+// Threading: none. Reading needs no lock, so it may be done beside a running server; what that one writes
+// meanwhile may be missing.
 #pragma once
 
 #include <string>
@@ -41,11 +42,13 @@ struct ArchiveReport {
   int64_t pages = 0, snapshots = 0, bytes = 0;
 };
 // Writes the prefix `id`, or everything if it is not given, to `path`. kIo: a record could not be read.
-Result<ArchiveReport> export_folder(const std::string& folder, const FolderModel& model, const std::optional<SpanHash>& id, const std::string& path);
+Result<ArchiveReport> export_folder(const std::string& folder, const FolderModel& model,
+                                    const std::optional<SpanHash>& id, const std::string& path);
 // Adds what `path` holds and the folder does not. Takes the folder's lock. kInvalid: the file is not whole.
 Result<ArchiveReport> import_folder(const std::string& folder, const std::string& path);
 
 // Forgets the prefix `id`, and shrinks the folder to `max_bytes` (0: as it is). Takes the folder's lock.
-Status prune_folder(const std::string& folder, const FolderModel& model, const std::optional<SpanHash>& id, int64_t max_bytes);
+Status prune_folder(const std::string& folder, const FolderModel& model, const std::optional<SpanHash>& id,
+                    int64_t max_bytes);
 
 }  // namespace kvasir

@@ -1,8 +1,10 @@
-// The size limit: who goes when the folder is full, and giving the space of dead records back. See disk_store_impl.h.
+// The size limit: who goes when the folder is full, and giving the space of dead records back. See
+// disk_store_impl.h.
 //
-// Age and worth decide, as in memory (eviction_order.h), in seconds here: a record twice as worth is as good as one used
-// kHalfLife later, but the last used kFreshShare goes after all others. Bytes come back by whole segments: what still lives in one is written anew, synced, and only then is
-// the old file removed, so that every record is in some file at every moment.
+// Age and worth decide, as in memory (eviction_order.h), in seconds here: a record twice as worth is as good
+// as one used kHalfLife later, but the last used kFreshShare goes after all others. Bytes come back by whole
+// segments: what still lives in one is written anew, synced, and only then is the old file removed, so that
+// every record is in some file at every moment.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -21,9 +23,13 @@ constexpr int64_t kMarkBytes = 40;
 constexpr double kFreshShare = 0.2;
 constexpr double kSnapshotShare = 0.5;  // of the folder, when it is full
 
-double priority(const DiskEntry& e) { return static_cast<double>(e.last_used) + kHalfLife * std::log2(std::max(e.worth.weight, 1e-3f)); }
+double priority(const DiskEntry& e) {
+  return static_cast<double>(e.last_used) + kHalfLife * std::log2(std::max(e.worth.weight, 1e-3f));
+}
 
-iovec part_of(std::span<const std::byte> bytes) { return {const_cast<std::byte*>(bytes.data()), bytes.size()}; }
+iovec part_of(std::span<const std::byte> bytes) {
+  return {const_cast<std::byte*>(bytes.data()), bytes.size()};
+}
 
 }  // namespace
 
@@ -37,7 +43,8 @@ int64_t DiskStore::Impl::total_bytes() const {
 void DiskStore::Impl::keep_limit() {
   // Two segments of slack: the active one grows, and compaction writes before it removes.
   int64_t budget = options.max_bytes - 2 * options.segment_bytes;
-  uint64_t before = next_segment;  // what is written from here on is not rewritten again in this call, so that it ends
+  uint64_t before =
+      next_segment;  // what is written from here on is not rewritten again in this call, so that it ends
   bool marks_safe = false;
   for (double share = 0.9; share > 0.1;) {
     std::shared_ptr<Segment> victim;
@@ -122,7 +129,9 @@ void DiskStore::Impl::evict_to(int64_t live_bytes) {
       bool its_turn = pass == 1 || (e.kind == RecordKind::kSnapshot) == snapshots_first;
       if (live <= live_bytes) return;
       if (e.live() == 0 || !its_turn) continue;
-      if (pass == 0 && snapshots_first && static_cast<double>(snapshots) <= kSnapshotShare * static_cast<double>(live_bytes)) break;
+      if (pass == 0 && snapshots_first &&
+          static_cast<double>(snapshots) <= kSnapshotShare * static_cast<double>(live_bytes))
+        break;
       live -= e.live_bytes();
       snapshots -= e.kind == RecordKind::kSnapshot ? e.live_bytes() : 0;
       counters.evicted_pages += e.kind == RecordKind::kExtent ? __builtin_popcountll(e.live()) : 0;
@@ -139,7 +148,8 @@ void DiskStore::Impl::evict_to(int64_t live_bytes) {
   changed.notify_all();
 }
 
-// The finished segment below number `before` whose records are dead to the largest share, above `least`. With the lock.
+// The finished segment below number `before` whose records are dead to the largest share, above `least`. With
+// the lock.
 std::shared_ptr<Segment> DiskStore::Impl::most_dead(double least, uint64_t before) const {
   std::unordered_map<const Segment*, int64_t> live;
   int64_t marks = 0, marks_needed = 0;
@@ -182,14 +192,17 @@ Status DiskStore::Impl::compact(const std::shared_ptr<Segment>& victim, bool& ma
   }
 
   std::lock_guard lock(mutex);
-  if (Status removed = options.files->remove(victim->path); !removed && removed.error().code != ErrorCode::kNotFound) return removed;
+  if (Status removed = options.files->remove(victim->path);
+      !removed && removed.error().code != ErrorCode::kNotFound)
+    return removed;
   (void)options.files->sync_folder(options.folder);  // if it returns, it returns with the same records
   std::erase_if(entries, [&](const auto& item) { return item.second.segment == victim; });
   segments.erase(victim->number);
   return {};
 }
 
-// Appends what lives of a record, with the worth that it has now. Bytes that are not what they were are lost here.
+// Appends what lives of a record, with the worth that it has now. Bytes that are not what they were are lost
+// here.
 Status DiskStore::Impl::rewrite(RecordId id, const DiskEntry& entry) {
   std::vector<std::byte> bytes(entry.head_bytes + entry.payload_bytes);
   iovec part{bytes.data(), bytes.size()};
@@ -199,7 +212,8 @@ Status DiskStore::Impl::rewrite(RecordId id, const DiskEntry& entry) {
     return Status();
   };
   if (!entry.segment->file->read(entry.offset, {&part, 1})) return lost(entry.live());
-  auto head = decode_head(std::span(bytes).first(entry.head_bytes), options.page_tokens, options.section_bytes.size());
+  auto head = decode_head(std::span(bytes).first(entry.head_bytes), options.page_tokens,
+                          options.section_bytes.size());
   if (!head || head->id != id) return lost(entry.live());
   auto payload = std::span<const std::byte>(bytes).subspan(entry.head_bytes);
   head->last_used = entry.last_used;
@@ -224,7 +238,8 @@ Status DiskStore::Impl::rewrite(RecordId id, const DiskEntry& entry) {
   for (int64_t section : options.section_bytes) {
     for (int page = 0; page < pages; ++page, at += section) {
       parts.push_back(payload.subspan(at, section));
-      if (checksum_of(parts.back()) != head->extent.checksums[parts.size() - 1]) bad |= uint64_t{1} << slots[page];
+      if (checksum_of(parts.back()) != head->extent.checksums[parts.size() - 1])
+        bad |= uint64_t{1} << slots[page];
     }
   }
   if ((bad & entry.live()) != 0) (void)lost(bad);

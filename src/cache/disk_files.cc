@@ -21,7 +21,8 @@ namespace {
 
 // Moves all of `parts` with `call`, which is preadv or pwritev.
 template <class Call>
-Status move_all(const std::string& path, const char* doing, int64_t offset, std::span<const iovec> parts, Call call) {
+Status move_all(const std::string& path, const char* doing, int64_t offset, std::span<const iovec> parts,
+                Call call) {
   std::vector<iovec> rest(parts.begin(), parts.end());
   size_t at = 0;
   while (true) {
@@ -30,7 +31,9 @@ Status move_all(const std::string& path, const char* doing, int64_t offset, std:
     ssize_t n = call(rest.data() + at, static_cast<int>(std::min<size_t>(rest.size() - at, IOV_MAX)), offset);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return io_error(path, doing);
-    if (n == 0) return Error{ErrorCode::kInvalid, fmt::format("{}: ends at {}, bytes from there on are expected", path, offset)};
+    if (n == 0)
+      return Error{ErrorCode::kInvalid,
+                   fmt::format("{}: ends at {}, bytes from there on are expected", path, offset)};
     offset += n;
     for (auto left = static_cast<size_t>(n); left > 0;) {
       size_t step = std::min(left, rest[at].iov_len);
@@ -54,10 +57,12 @@ class SystemFile : public DiskFile {
     return static_cast<int64_t>(st.st_size);
   }
   Status read(int64_t offset, std::span<const iovec> parts) override {
-    return move_all(path_, "read", offset, parts, [&](const iovec* v, int n, int64_t at) { return preadv(fd_, v, n, at); });
+    return move_all(path_, "read", offset, parts,
+                    [&](const iovec* v, int n, int64_t at) { return preadv(fd_, v, n, at); });
   }
   Status write(int64_t offset, std::span<const iovec> parts) override {
-    return move_all(path_, "write", offset, parts, [&](const iovec* v, int n, int64_t at) { return pwritev(fd_, v, n, at); });
+    return move_all(path_, "write", offset, parts,
+                    [&](const iovec* v, int n, int64_t at) { return pwritev(fd_, v, n, at); });
   }
   Status sync() override {
     if (fdatasync(fd_) == 0) return {};
@@ -79,7 +84,8 @@ class SystemFiles : public DiskFiles {
   Status make_folder(const std::string& path) override {
     for (size_t at = path.find('/', 1); at != std::string::npos; at = path.find('/', at + 1)) {
       std::string parent = path.substr(0, at);
-      if (mkdir(parent.c_str(), 0700) != 0 && errno != EEXIST && errno != EROFS && errno != EACCES) return io_error(parent, "create");
+      if (mkdir(parent.c_str(), 0700) != 0 && errno != EEXIST && errno != EROFS && errno != EACCES)
+        return io_error(parent, "create");
     }
     if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return io_error(path, "create");
     struct stat st{};
@@ -100,7 +106,9 @@ class SystemFiles : public DiskFiles {
     std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.name < b.name; });
     return entries;
   }
-  Result<std::unique_ptr<DiskFile>> create(const std::string& path) override { return opened(path, O_RDWR | O_CREAT | O_EXCL); }
+  Result<std::unique_ptr<DiskFile>> create(const std::string& path) override {
+    return opened(path, O_RDWR | O_CREAT | O_EXCL);
+  }
   Result<std::unique_ptr<DiskFile>> open(const std::string& path, bool writable) override {
     return opened(path, writable ? O_RDWR : O_RDONLY);
   }
@@ -142,7 +150,9 @@ Result<FolderLock> FolderLock::take(const std::string& folder) {
     if (errno != EWOULDBLOCK) return io_error(path, "lock");
     ssize_t n = pread(fd, text, sizeof text - 1, 0);
     std::string holder = n > 0 ? printable(std::string_view(text, strcspn(text, "\n"))) : "unknown";
-    return Error{ErrorCode::kBusy, fmt::format("{}: in use by process {}; one process at a time may have this folder", folder, holder)};
+    return Error{
+        ErrorCode::kBusy,
+        fmt::format("{}: in use by process {}; one process at a time may have this folder", folder, holder)};
   }
   std::string pid = fmt::format("{}\n", getpid());
   // The number is for the message above only: the lock itself holds without it (a full disk).

@@ -1,5 +1,5 @@
-// DiskFiles: the few things that the disk tier asks of a file system, behind an interface so that tests can make each of
-// them fail, tear or fill up.
+// DiskFiles: the few things that the disk tier asks of a file system, behind an interface so that tests can
+// make each of them fail, tear or fill up.
 //
 // Threading: any number of reads beside one writer per file.
 #pragma once

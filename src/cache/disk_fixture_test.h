@@ -1,4 +1,5 @@
-// What the tests of the disk tier share: options over a small folder, and a file layer that fails on demand. Tests only.
+// What the tests of the disk tier share: options over a small folder, and a file layer that fails on demand.
+// Tests only.
 #pragma once
 
 #include <atomic>
@@ -31,12 +32,12 @@ inline std::unique_ptr<DiskStore> open_store(DiskOptions options) {
   return store ? std::move(*store) : nullptr;
 }
 
-// The system's files, until it is told to stop: then write number `die_at` is torn at a random byte and everything after
-// it fails, as if the process had been killed there.
+// The system's files, until it is told to stop: then write number `die_at` is torn at a random byte and
+// everything after it fails, as if the process had been killed there.
 class FailingFiles : public DiskFiles {
  public:
-  std::atomic<int64_t> die_at{-1};         // < 0: never
-  std::atomic<int> error{0};               // 1: disk full, 2: I/O error on writes, 3: sync fails, 4: reads fail
+  std::atomic<int64_t> die_at{-1};  // < 0: never
+  std::atomic<int> error{0};        // 1: disk full, 2: I/O error on writes, 3: sync fails, 4: reads fail
   std::atomic<int64_t> writes{0};
   std::atomic<bool> dead{false};
   uint32_t seed = 1;

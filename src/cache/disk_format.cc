@@ -110,14 +110,16 @@ class Reader {
     auto count = get<uint32_t>();
     auto bits = get<uint32_t>();
     if (bits > 32 || (bits == 0 && count > (1u << 20))) ok_ = false;
-    auto bytes = get_bytes(ok_ ? static_cast<uint64_t>(padded(static_cast<int64_t>((uint64_t{count} * bits + 7) / 8))) : 0);
+    auto bytes = get_bytes(
+        ok_ ? static_cast<uint64_t>(padded(static_cast<int64_t>((uint64_t{count} * bits + 7) / 8))) : 0);
     std::vector<int32_t> tokens;
     if (!ok_) return tokens;
     tokens.resize(count);
     size_t at = 0;
     for (int32_t& token : tokens) {
       uint32_t value = 0;
-      for (uint32_t b = 0; b < bits; ++b, ++at) value |= (static_cast<uint32_t>(bytes[at / 8]) >> (at % 8) & 1) << b;
+      for (uint32_t b = 0; b < bits; ++b, ++at)
+        value |= (static_cast<uint32_t>(bytes[at / 8]) >> (at % 8) & 1) << b;
       token = static_cast<int32_t>(value);
     }
     return tokens;
@@ -166,7 +168,8 @@ std::vector<std::byte> encode_segment_header(const SegmentHeader& header) {
   KVASIR_CHECK(header.section_bytes.size() <= kMaxSections, "{} sections", header.section_bytes.size());
   b.page_tokens = static_cast<uint32_t>(header.page_tokens);
   b.sections = static_cast<uint32_t>(header.section_bytes.size());
-  for (size_t i = 0; i < header.section_bytes.size(); ++i) b.section_bytes[i] = static_cast<uint32_t>(header.section_bytes[i]);
+  for (size_t i = 0; i < header.section_bytes.size(); ++i)
+    b.section_bytes[i] = static_cast<uint32_t>(header.section_bytes[i]);
   auto bytes = std::as_bytes(std::span(&b, 1));
   b.checksum = checksum_of(bytes.first(kSegmentHeaderBytes - 8));
   return {bytes.begin(), bytes.end()};
@@ -174,15 +177,22 @@ std::vector<std::byte> encode_segment_header(const SegmentHeader& header) {
 
 Result<SegmentHeader> decode_segment_header(std::span<const std::byte> bytes) {
   SegmentHeaderBytes b{};
-  if (bytes.size() < sizeof b) return Error{ErrorCode::kInvalid, fmt::format("a segment of {} bytes, its header has {}", bytes.size(), sizeof b)};
+  if (bytes.size() < sizeof b)
+    return Error{ErrorCode::kInvalid,
+                 fmt::format("a segment of {} bytes, its header has {}", bytes.size(), sizeof b)};
   std::memcpy(&b, bytes.data(), sizeof b);
-  if (std::memcmp(b.magic, kSegmentMagic, sizeof b.magic) != 0) return Error{ErrorCode::kInvalid, "no kvasir cache segment"};
-  // Before the version: every format has its header's checksum here, so that another format is told from a wrong byte.
-  if (b.checksum != checksum_of(bytes.first(kSegmentHeaderBytes - 8))) return Error{ErrorCode::kInvalid, "a segment header with a wrong checksum"};
+  if (std::memcmp(b.magic, kSegmentMagic, sizeof b.magic) != 0)
+    return Error{ErrorCode::kInvalid, "no kvasir cache segment"};
+  // Before the version: every format has its header's checksum here, so that another format is told from a
+  // wrong byte.
+  if (b.checksum != checksum_of(bytes.first(kSegmentHeaderBytes - 8)))
+    return Error{ErrorCode::kInvalid, "a segment header with a wrong checksum"};
   if (b.version != kDiskFormatVersion) {
-    return Error{ErrorCode::kUnsupported, fmt::format("cache format {}, this kvasir reads {}", b.version, kDiskFormatVersion)};
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("cache format {}, this kvasir reads {}", b.version, kDiskFormatVersion)};
   }
-  if (b.page_tokens == 0 || b.sections == 0 || b.sections > kMaxSections) return Error{ErrorCode::kInvalid, "a segment of pages without a shape"};
+  if (b.page_tokens == 0 || b.sections == 0 || b.sections > kMaxSections)
+    return Error{ErrorCode::kInvalid, "a segment of pages without a shape"};
   SegmentHeader header;
   header.page_tokens = b.page_tokens;
   header.section_bytes.assign(b.section_bytes, b.section_bytes + b.sections);
@@ -224,7 +234,8 @@ std::vector<std::byte> encode_head(const RecordHead& head) {
       break;
     case RecordKind::kMarks:
       for (const Mark& m : head.marks) {
-        w.put(MarkBytes{static_cast<uint64_t>(m.id), m.dead, static_cast<uint64_t>(m.last_used), m.hits, m.weight, m.kept ? 1u : 0u});
+        w.put(MarkBytes{static_cast<uint64_t>(m.id), m.dead, static_cast<uint64_t>(m.last_used), m.hits,
+                        m.weight, m.kept ? 1u : 0u});
       }
       break;
     case RecordKind::kFooter:
@@ -253,7 +264,8 @@ Result<int64_t> head_bytes(std::span<const std::byte> header) {
   if (header.size() < sizeof b) return not_a_record("too short");
   std::memcpy(&b, header.data(), sizeof b);
   if (b.magic != kRecordMagic) return not_a_record("no magic");
-  if (b.head_bytes < sizeof b || b.head_bytes > static_cast<uint64_t>(kMaxHeadBytes) || b.head_bytes % 8 != 0) return not_a_record("head of an impossible size");
+  if (b.head_bytes < sizeof b || b.head_bytes > static_cast<uint64_t>(kMaxHeadBytes) || b.head_bytes % 8 != 0)
+    return not_a_record("head of an impossible size");
   if (b.payload_bytes > uint64_t{1} << 48) return not_a_record("payload of an impossible size");
   return static_cast<int64_t>(b.head_bytes);
 }
@@ -287,8 +299,10 @@ Result<RecordHead> decode_head(std::span<const std::byte> bytes, int64_t page_to
       e.first = r.get<int64_t>();
       e.tokens = r.get_tokens();
       int64_t spans = std::ssize(e.tokens) / page_tokens;
-      fits = e.first >= 0 && e.first < int64_t{1} << 40 && std::ssize(e.tokens) == spans * page_tokens && spans >= 1 && spans <= kMaxExtentPages &&
-             b.present != 0 && (spans == 64 || b.present >> spans == 0) && r.left() == sections * head.present_pages() * sizeof(uint64_t);
+      fits = e.first >= 0 && e.first < int64_t{1} << 40 && std::ssize(e.tokens) == spans * page_tokens &&
+             spans >= 1 && spans <= kMaxExtentPages && b.present != 0 &&
+             (spans == 64 || b.present >> spans == 0) &&
+             r.left() == sections * head.present_pages() * sizeof(uint64_t);
       if (!fits) break;
       e.checksums.resize(sections * head.present_pages());
       auto sums = r.get_bytes(e.checksums.size() * sizeof(uint64_t));
@@ -318,7 +332,8 @@ Result<RecordHead> decode_head(std::span<const std::byte> bytes, int64_t page_to
     case RecordKind::kMarks:
       while (r.left() >= sizeof(MarkBytes)) {
         auto m = r.get<MarkBytes>();
-        head.marks.push_back({RecordId(m.id), m.dead, static_cast<int64_t>(m.last_used), m.hits, m.weight, m.kept != 0});
+        head.marks.push_back(
+            {RecordId(m.id), m.dead, static_cast<int64_t>(m.last_used), m.hits, m.weight, m.kept != 0});
       }
       break;
     case RecordKind::kFooter:
@@ -356,18 +371,23 @@ std::vector<std::byte> encode_footer(const std::vector<LocatedHead>& heads, int6
 namespace {
 
 // The heads of a finished segment, from its footer; empty if there is none that is whole.
-Result<std::optional<std::vector<LocatedHead>>> read_footer(DiskFile& file, int64_t size, int64_t& footer_offset) {
+Result<std::optional<std::vector<LocatedHead>>> read_footer(DiskFile& file, int64_t size,
+                                                            int64_t& footer_offset) {
   std::optional<std::vector<LocatedHead>> none;
   TrailerBytes t{};
   if (size < kSegmentHeaderBytes + kRecordHeaderBytes + 8 + kTrailerBytes) return none;
   KVASIR_TRY_STATUS(read_exactly(file, size - kTrailerBytes, std::as_writable_bytes(std::span(&t, 1))));
-  if (std::memcmp(t.magic, kTrailerMagic, sizeof t.magic) != 0 || t.checksum != checksum_of(std::as_bytes(std::span(&t, 1)).first(16))) return none;
+  if (std::memcmp(t.magic, kTrailerMagic, sizeof t.magic) != 0 ||
+      t.checksum != checksum_of(std::as_bytes(std::span(&t, 1)).first(16)))
+    return none;
   auto offset = static_cast<int64_t>(t.footer_offset);
   if (offset < kSegmentHeaderBytes || offset > size - kTrailerBytes - kRecordHeaderBytes - 8) return none;
   std::vector<std::byte> bytes(size - kTrailerBytes - offset);
   KVASIR_TRY_STATUS(read_exactly(file, offset, bytes));
   auto head = decode_head(std::span(bytes).first(kRecordHeaderBytes + 8), 1, 1);
-  if (!head || head->kind != RecordKind::kFooter || head->payload_bytes != std::ssize(bytes) - kRecordHeaderBytes - 8) return none;
+  if (!head || head->kind != RecordKind::kFooter ||
+      head->payload_bytes != std::ssize(bytes) - kRecordHeaderBytes - 8)
+    return none;
   auto payload = std::span(bytes).subspan(kRecordHeaderBytes + 8);
   if (head->footer_checksum != checksum_of(payload)) return none;
   std::vector<LocatedHead> heads;
@@ -385,7 +405,8 @@ Result<std::optional<std::vector<LocatedHead>>> read_footer(DiskFile& file, int6
 
 }  // namespace
 
-Result<SegmentScan> scan_segment(DiskFile& file, int64_t page_tokens, size_t sections, const HeadVisitor& visit) {
+Result<SegmentScan> scan_segment(DiskFile& file, int64_t page_tokens, size_t sections,
+                                 const HeadVisitor& visit) {
   KVASIR_TRY(int64_t size, file.size());
   SegmentScan scan;
   scan.end = kSegmentHeaderBytes;

@@ -1,15 +1,17 @@
-// The bytes of the disk tier: segment files and the records in them. Little-endian, everything 8-byte aligned.
+// The bytes of the disk tier: segment files and the records in them. Little-endian, everything 8-byte
+// aligned.
 //
-//   segment   seg-<number, 16 hex digits>.kv:  [segment header, 1024 B][record]...[footer record][trailer, 24 B]
-//   record    [record header, 64 B][the rest of the head][payload, padded to 8 B]
-//   extent    head: namespace, hash before, number of the first span, tokens (bit-packed), one xxh3-64 per (section, page)
+//   segment   seg-<number, 16 hex digits>.kv:  [segment header, 1024 B][record]...[footer record][trailer, 24
+//   B] record    [record header, 64 B][the rest of the head][payload, padded to 8 B] extent    head:
+//   namespace, hash before, number of the first span, tokens (bit-packed), one xxh3-64 per (section, page)
 //             payload: section 0 of each page present, section 1 of each page present, ...
-//   snapshot  head: namespace, hash before, length, use, tokens after the last full span, one xxh3-64; payload: the state
-//   note      head: key, one xxh3-64; payload: the value
-//   marks     head: what changed of earlier records: pages dropped, hits, last use, worth
-//   footer    of a finished segment: a copy of every head with its offset, so that opening reads it and nothing else
-// A head carries its own xxh3-64. A segment without a valid trailer (its writer was killed) is read head by head up to
-// the first one that is not whole; the rest was never acknowledged. Changing any of this changes kDiskFormatVersion.
+//   snapshot  head: namespace, hash before, length, use, tokens after the last full span, one xxh3-64;
+//   payload: the state note      head: key, one xxh3-64; payload: the value marks     head: what changed of
+//   earlier records: pages dropped, hits, last use, worth footer    of a finished segment: a copy of every
+//   head with its offset, so that opening reads it and nothing else
+// A head carries its own xxh3-64. A segment without a valid trailer (its writer was killed) is read head by
+// head up to the first one that is not whole; the rest was never acknowledged. Changing any of this changes
+// kDiskFormatVersion.
 #pragma once
 
 #include <cstddef>
@@ -60,9 +62,9 @@ enum class RecordKind : uint8_t { kExtent = 1, kSnapshot = 2, kNote = 3, kMarks 
 
 struct ExtentHead {
   uint64_t cache_namespace = 0;
-  SpanHash before;             // of the span before the first
-  int64_t first = 0;           // number of the first span
-  std::vector<int32_t> tokens;  // of all its spans
+  SpanHash before;                  // of the span before the first
+  int64_t first = 0;                // number of the first span
+  std::vector<int32_t> tokens;      // of all its spans
   std::vector<uint64_t> checksums;  // [section][page present]
 };
 
@@ -116,7 +118,8 @@ std::vector<std::byte> encode_segment_header(const SegmentHeader& header);
 Result<SegmentHeader> decode_segment_header(std::span<const std::byte> bytes);
 
 std::vector<std::byte> encode_head(const RecordHead& head);
-// How long the head is that begins with these kRecordHeaderBytes. Only what can be told without the rest is checked.
+// How long the head is that begins with these kRecordHeaderBytes. Only what can be told without the rest is
+// checked.
 Result<int64_t> head_bytes(std::span<const std::byte> header);
 // `page_tokens` and `sections`: of the store that reads. kInvalid: anything that is not exactly such a head.
 Result<RecordHead> decode_head(std::span<const std::byte> bytes, int64_t page_tokens, size_t sections);
@@ -131,13 +134,15 @@ struct LocatedHead {
 };
 std::vector<std::byte> encode_footer(const std::vector<LocatedHead>& heads, int64_t offset);
 
-// What is in a segment. `visit` gets every record whose head is whole and whose payload lies inside the file, in order.
+// What is in a segment. `visit` gets every record whose head is whole and whose payload lies inside the file,
+// in order.
 struct SegmentScan {
-  int64_t end = 0;       // behind the last whole record; what follows is torn or a footer
-  bool sealed = false;   // it has a footer
-  int64_t torn = 0;      // 1: bytes after `end` that are no record
+  int64_t end = 0;      // behind the last whole record; what follows is torn or a footer
+  bool sealed = false;  // it has a footer
+  int64_t torn = 0;     // 1: bytes after `end` that are no record
 };
 using HeadVisitor = std::function<void(const RecordHead& head, LocatedHead located)>;
-Result<SegmentScan> scan_segment(DiskFile& file, int64_t page_tokens, size_t sections, const HeadVisitor& visit);
+Result<SegmentScan> scan_segment(DiskFile& file, int64_t page_tokens, size_t sections,
+                                 const HeadVisitor& visit);
 
 }  // namespace kvasir

@@ -1,5 +1,6 @@
-// The reading threads. A read is cut into tasks, the snapshot first and then section by section over all records, so
-// that the first layers are there while the last ones are still on their way; each task is one large request.
+// The reading threads. A read is cut into tasks, the snapshot first and then section by section over all
+// records, so that the first layers are there while the last ones are still on their way; each task is one
+// large request.
 #include <numeric>
 #include <tuple>
 
@@ -7,8 +8,6 @@
 
 namespace kvasir {
 namespace {
-
-constexpr int64_t kRequestBytes = int64_t{1} << 20;  // sections are read together up to here
 
 // What one read wants of one record.
 struct RecordRead {
@@ -72,7 +71,8 @@ const RecordHead* head_of(RecordRead& r, const DiskOptions& options) {
     iovec part{bytes.data(), bytes.size()};
     if (!r.segment->file->read(r.offset, {&part, 1})) return;
     auto head = decode_head(bytes, options.page_tokens, options.section_bytes.size());
-    if (head && head->id == r.id && head->kind == r.kind && head->payload_bytes == r.payload_bytes) r.head = std::move(*head);
+    if (head && head->id == r.id && head->kind == r.kind && head->payload_bytes == r.payload_bytes)
+      r.head = std::move(*head);
   });
   return r.head ? &*r.head : nullptr;
 }
@@ -87,9 +87,12 @@ std::shared_ptr<const std::vector<std::byte>> read_whole(RecordRead& r, const Di
   return checksum_of(*bytes) == expected ? bytes : nullptr;
 }
 
-int rank_of(uint64_t present, int slot) { return __builtin_popcountll(present & ((uint64_t{1} << slot) - 1)); }
+int rank_of(uint64_t present, int slot) {
+  return __builtin_popcountll(present & ((uint64_t{1} << slot) - 1));
+}
 
-// Sections [first, end) of the wanted pages, straight to where they belong. Returns the items that did not arrive.
+// Sections [first, end) of the wanted pages, straight to where they belong. Returns the items that did not
+// arrive.
 std::vector<size_t> read_sections(RecordRead& r, int first, int end, const DiskOptions& options) {
   std::vector<size_t> bad;
   const RecordHead* head = head_of(r, options);
@@ -104,7 +107,8 @@ std::vector<size_t> read_sections(RecordRead& r, int first, int end, const DiskO
   }
   int64_t pages = head->present_pages();
   bool everything = static_cast<int64_t>(r.pages.size()) == pages;
-  int64_t before = std::accumulate(options.section_bytes.begin(), options.section_bytes.begin() + first, int64_t{0});
+  int64_t before =
+      std::accumulate(options.section_bytes.begin(), options.section_bytes.begin() + first, int64_t{0});
   int64_t file_at = r.offset + r.head_bytes + before * pages;
   std::vector<iovec> parts;
   auto read_parts = [&](int64_t at) {
@@ -134,7 +138,8 @@ std::vector<size_t> read_sections(RecordRead& r, int first, int end, const DiskO
   for (int s = first; s < end; ++s) {
     for (const auto& page : r.pages) {
       std::span<const std::byte> got(page.to + page_at, options.section_bytes[s]);
-      if (checksum_of(got) != head->extent.checksums[s * pages + rank_of(head->present, page.slot)]) bad.push_back(page.item);
+      if (checksum_of(got) != head->extent.checksums[s * pages + rank_of(head->present, page.slot)])
+        bad.push_back(page.item);
     }
     page_at += options.section_bytes[s];
   }
@@ -171,7 +176,8 @@ std::shared_ptr<DiskRead> DiskStore::read(std::vector<PageToRead> pages, std::op
   std::lock_guard lock(impl_->mutex);
   using Task = Impl::ReadTask;
   std::vector<std::shared_ptr<Task>> tasks;
-  if (snapshot && record_of(*snapshot, 1) != nullptr) tasks.push_back(std::make_shared<Task>(Task{read, records.back(), 0, 0}));
+  if (snapshot && record_of(*snapshot, 1) != nullptr)
+    tasks.push_back(std::make_shared<Task>(Task{read, records.back(), 0, 0}));
   size_t first_extent = records.size();
   for (size_t i = 0; i < pages.size(); ++i) {
     RecordRead* r = record_of(pages[i].id, uint64_t{1} << pages[i].slot);
@@ -183,7 +189,8 @@ std::shared_ptr<DiskRead> DiskStore::read(std::vector<PageToRead> pages, std::op
     for (int s = 0; s < sections;) {
       int begin = s;
       int64_t bytes = 0;
-      while (s < sections && (s == begin || bytes + impl_->options.section_bytes[s] * std::ssize(r->pages) <= kRequestBytes)) {
+      while (s < sections && (s == begin || bytes + impl_->options.section_bytes[s] * std::ssize(r->pages) <=
+                                                impl_->options.request_bytes)) {
         bytes += impl_->options.section_bytes[s++] * std::ssize(r->pages);
       }
       tasks.push_back(std::make_shared<Task>(Task{read, r, begin, s}));
@@ -191,10 +198,14 @@ std::shared_ptr<DiskRead> DiskStore::read(std::vector<PageToRead> pages, std::op
     }
     for (const auto& page : r->pages) shared.good[page.item] = 1;  // until a part of it is not
   }
-  auto place = [](const auto& task) { return std::tuple(task->end_section > 0, task->first_section, task->record->segment->number, task->record->offset); };
+  auto place = [](const auto& task) {
+    return std::tuple(task->end_section > 0, task->first_section, task->record->segment->number,
+                      task->record->offset);
+  };
   std::sort(tasks.begin(), tasks.end(), [&](const auto& a, const auto& b) { return place(a) < place(b); });
   shared.tasks = static_cast<int>(tasks.size());
-  while (shared.sections_ready < sections && shared.waiting[shared.sections_ready] == 0) ++shared.sections_ready;
+  while (shared.sections_ready < sections && shared.waiting[shared.sections_ready] == 0)
+    ++shared.sections_ready;
   impl_->reads.insert(impl_->reads.end(), tasks.begin(), tasks.end());
   impl_->reader_wakes.notify_all();
   return read;
@@ -224,7 +235,8 @@ void DiskStore::Impl::read_loop() {
       for (const auto& page : r.pages) {
         if (std::ranges::find(bad, page.item) != bad.end()) lost |= uint64_t{1} << page.slot;
       }
-      for (int s = task->first_section; s < task->end_section; ++s) bytes += options.section_bytes[s] * std::ssize(r.pages);
+      for (int s = task->first_section; s < task->end_section; ++s)
+        bytes += options.section_bytes[s] * std::ssize(r.pages);
     }
     // The store knows of the loss before the reader of the pages does.
     lock.lock();
@@ -237,7 +249,9 @@ void DiskStore::Impl::read_loop() {
       for (size_t item : bad) shared.good[item] = 0;
       for (int s = task->first_section; s < task->end_section; ++s) --shared.waiting[s];
       bool whole_so_far = std::ranges::all_of(shared.good, [](char g) { return g != 0; });
-      while (whole_so_far && shared.sections_ready < std::ssize(shared.waiting) && shared.waiting[shared.sections_ready] == 0) ++shared.sections_ready;
+      while (whole_so_far && shared.sections_ready < std::ssize(shared.waiting) &&
+             shared.waiting[shared.sections_ready] == 0)
+        ++shared.sections_ready;
       --shared.tasks;
       shared.changed.notify_all();
     }

@@ -23,22 +23,28 @@ constexpr int64_t kMostSegment = int64_t{4} << 30;
 Result<std::string> cache_folder(const std::string& given) {
   if (!given.empty()) return given;
   if (const char* home = std::getenv("HOME"); home && *home) return std::string(home) + "/.cache/kvasir";
-  return Error{ErrorCode::kInvalid, "no HOME to keep the cache under: name a folder (cache.dir, --cache-dir), or set cache.disk = false"};
+  return Error{
+      ErrorCode::kInvalid,
+      "no HOME to keep the cache under: name a folder (cache.dir, --cache-dir), or set cache.disk = false"};
 }
 
 DiskStore::Impl::Impl(DiskOptions options_in) : options(std::move(options_in)) {
-  KVASIR_CHECK(options.page_tokens > 0 && !options.section_bytes.empty(), "a disk tier without a page's shape");
+  KVASIR_CHECK(options.page_tokens > 0 && !options.section_bytes.empty(),
+               "a disk tier without a page's shape");
   if (options.files == nullptr) options.files = &system_files();
   if (!options.unix_seconds) {
     options.unix_seconds = kvasir::unix_seconds;
   }
   if (!options.monotonic_ms) {
     options.monotonic_ms = [] {
-      return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+      return std::chrono::duration_cast<std::chrono::milliseconds>(
+                 std::chrono::steady_clock::now().time_since_epoch())
+          .count();
     };
   }
   // Few enough to keep open, small enough to evict by.
-  if (options.segment_bytes == 0) options.segment_bytes = std::clamp(options.max_bytes / 64, kLeastSegment, kMostSegment);
+  if (options.segment_bytes == 0)
+    options.segment_bytes = std::clamp(options.max_bytes / 64, kLeastSegment, kMostSegment);
   options.segment_bytes = std::max(std::min(options.segment_bytes, options.max_bytes / 8), int64_t{4096});
 }
 
@@ -95,7 +101,8 @@ Status DiskStore::Impl::open() {
   return {};
 }
 
-Status DiskStore::Impl::open_segment(const DiskFiles::Entry& found_file, uint64_t number, std::vector<Mark>& marks) {
+Status DiskStore::Impl::open_segment(const DiskFiles::Entry& found_file, uint64_t number,
+                                     std::vector<Mark>& marks) {
   auto segment = std::make_shared<Segment>();
   segment->number = number;
   segment->path = options.folder + "/" + found_file.name;
@@ -122,13 +129,15 @@ Status DiskStore::Impl::open_segment(const DiskFiles::Entry& found_file, uint64_
       segment->marks_bytes += std::ssize(located.bytes);
     }
     if (index(head, located, segment)) {
-      // Twice the same id: its writer died between rewriting it and removing the old segment. They agree; the later stays.
+      // Twice the same id: its writer died between rewriting it and removing the old segment. They agree; the
+      // later stays.
       std::erase_if(found, [&](const RecordHead& f) { return f.id == head.id; });
       if (head.kind == RecordKind::kExtent || head.kind == RecordKind::kSnapshot) found.push_back(head);
     }
     segment->heads.push_back(std::move(located));
   };
-  KVASIR_TRY(SegmentScan scan, scan_segment(*segment->file, options.page_tokens, options.section_bytes.size(), visit));
+  KVASIR_TRY(SegmentScan scan,
+             scan_segment(*segment->file, options.page_tokens, options.section_bytes.size(), visit));
   counters.corrupt_records += scan.torn;
   segment->bytes = size;
   if (!options.read_only && !scan.sealed) mend(*segment, scan);
@@ -139,7 +148,8 @@ Status DiskStore::Impl::open_segment(const DiskFiles::Entry& found_file, uint64_
   return {};
 }
 
-// Cuts off what was not finished when its writer died and gives the segment its footer. Nothing depends on its success.
+// Cuts off what was not finished when its writer died and gives the segment its footer. Nothing depends on
+// its success.
 void DiskStore::Impl::mend(Segment& segment, const SegmentScan& scan) {
   int64_t end = padded(scan.end);
   auto footer = encode_footer(segment.heads, end);
@@ -148,7 +158,8 @@ void DiskStore::Impl::mend(Segment& segment, const SegmentScan& scan) {
   if (segment.file->write(end, {&part, 1}) && segment.file->sync()) segment.bytes = end + std::ssize(footer);
 }
 
-bool DiskStore::Impl::index(const RecordHead& head, const LocatedHead& located, const std::shared_ptr<Segment>& segment) {
+bool DiskStore::Impl::index(const RecordHead& head, const LocatedHead& located,
+                            const std::shared_ptr<Segment>& segment) {
   next_id = std::max(next_id, static_cast<uint64_t>(head.id) + 1);
   if (head.kind == RecordKind::kMarks || head.kind == RecordKind::kFooter) return false;
   if (head.kind == RecordKind::kExtent) {
@@ -169,7 +180,8 @@ bool DiskStore::Impl::index(const RecordHead& head, const LocatedHead& located, 
   e.worth = {head.hits, head.weight, head.kept};
   e.depth = head.kind == RecordKind::kExtent ? head.extent.first * options.page_tokens : head.snapshot.length;
   e.note_key = head.note.key;
-  if (auto old = entries.find(head.id); old != entries.end()) e.dead = old->second.dead & e.present;  // dropped while it moved
+  if (auto old = entries.find(head.id); old != entries.end())
+    e.dead = old->second.dead & e.present;  // dropped while it moved
   entries[head.id] = e;
   if (head.kind != RecordKind::kNote) return true;
   auto [it, fresh] = notes.try_emplace(head.note.key, head.id);
@@ -214,9 +226,11 @@ std::optional<RecordId> DiskStore::Impl::put(Job job) {
   return id;
 }
 
-std::optional<RecordId> DiskStore::put_pages(ExtentHead extent, std::vector<const std::byte*> pages, DiskWorth worth) {
+std::optional<RecordId> DiskStore::put_pages(ExtentHead extent, std::vector<const std::byte*> pages,
+                                             DiskWorth worth) {
   auto count = std::ssize(pages);
-  KVASIR_CHECK(count >= 1 && count <= kMaxExtentPages && std::ssize(extent.tokens) == count * impl_->options.page_tokens,
+  KVASIR_CHECK(count >= 1 && count <= kMaxExtentPages &&
+                   std::ssize(extent.tokens) == count * impl_->options.page_tokens,
                "an extent of {} pages and {} tokens", count, extent.tokens.size());
   Impl::Job job;
   job.head.kind = RecordKind::kExtent;
@@ -230,7 +244,9 @@ std::optional<RecordId> DiskStore::put_pages(ExtentHead extent, std::vector<cons
   return impl_->put(std::move(job));
 }
 
-std::optional<RecordId> DiskStore::put_snapshot(SnapshotHead snapshot, std::shared_ptr<const std::vector<std::byte>> state, DiskWorth worth) {
+std::optional<RecordId> DiskStore::put_snapshot(SnapshotHead snapshot,
+                                                std::shared_ptr<const std::vector<std::byte>> state,
+                                                DiskWorth worth) {
   Impl::Job job;
   job.head.kind = RecordKind::kSnapshot;
   job.head.present = 1;
@@ -264,7 +280,8 @@ Status DiskStore::put_note(std::string_view key, std::span<const std::byte> valu
   return Error{ErrorCode::kBusy, "the disk tier takes no notes now: " + metrics().last_error};
 }
 
-void DiskStore::for_each_note(const std::function<void(std::string_view, std::span<const std::byte>)>& visit) {
+void DiskStore::for_each_note(
+    const std::function<void(std::string_view, std::span<const std::byte>)>& visit) {
   if (!impl_->options.read_only) (void)flush();
   std::vector<RecordId> ids;
   {
@@ -291,12 +308,14 @@ std::vector<DiskEvent> DiskStore::take_events() {
 
 void DiskStore::wait_event() {
   std::unique_lock lock(impl_->mutex);
-  impl_->changed.wait(lock, [&] { return !impl_->events.empty() || (impl_->queue.empty() && impl_->in_flight == 0); });
+  impl_->changed.wait(
+      lock, [&] { return !impl_->events.empty() || (impl_->queue.empty() && impl_->in_flight == 0); });
 }
 
 Status DiskStore::flush() {
   std::unique_lock lock(impl_->mutex);
-  if (impl_->options.read_only) return Error{ErrorCode::kUnsupported, impl_->options.folder + ": opened for reading only"};
+  if (impl_->options.read_only)
+    return Error{ErrorCode::kUnsupported, impl_->options.folder + ": opened for reading only"};
   uint64_t mine = ++impl_->flush_wanted;
   impl_->writer_wakes.notify_one();
   impl_->changed.wait(lock, [&] { return impl_->flush_done >= mine; });

@@ -1,19 +1,21 @@
 // DiskStore: pages and snapshots in a folder, behind the memory tier.
 //
-// Append-only segment files of records (disk_format.h); which records there are is read from the segments themselves at
-// open. A record is an extent (1..64 consecutive pages of one chain, stored section by section), a snapshot, or a note (a
-// small value under a key that some other room wants to survive restarts). One thread writes, from a bounded queue; what
-// it has synced is acknowledged as an event. A few threads read.
+// Append-only segment files of records (disk_format.h); which records there are is read from the segments
+// themselves at open. A record is an extent (1..64 consecutive pages of one chain, stored section by
+// section), a snapshot, or a note (a small value under a key that some other room wants to survive restarts).
+// One thread writes, from a bounded queue; what it has synced is acknowledged as an event. A few threads
+// read.
 //
 // Promises
 //  (1) What was acknowledged is there after kill -9 at any moment, byte for byte, until evicted or dropped.
 //  (2) Bytes whose checksum, identity or length is wrong are never handed out: they are lost, and counted.
-//  (3) A disk that is full, read-only or failing costs nothing but the disk tier: puts are refused for a while and
+//  (3) A disk that is full, read-only or failing costs nothing but the disk tier: puts are refused for a
+//  while and
 //      counted, and tried again later (1 s, doubling up to 60 s).
 //  (4) The folder stays under max_bytes but for one segment in the making.
 // Only records of `model` are read. Segments of other models are left alone until the folder is full.
-// Threading: any thread may call anything; open and destruction belong to one owner. Buffers given to put_pages stay
-// unchanged until their event, those given to read until the read is done.
+// Threading: any thread may call anything; open and destruction belong to one owner. Buffers given to
+// put_pages stay unchanged until their event, those given to read until the read is done.
 #pragma once
 
 #include <atomic>
@@ -37,16 +39,18 @@ Result<std::string> cache_folder(const std::string& given);
 struct DiskOptions {
   std::string folder;
   int64_t max_bytes = int64_t{20} << 30;
-  int64_t segment_bytes = int64_t{256} << 20;  // a new one is begun beyond this; at most an eighth of max_bytes
-  int64_t queue_bytes = int64_t{256} << 20;    // that wait to be written; puts beyond are refused
+  int64_t segment_bytes = int64_t{256}
+                          << 20;             // a new one is begun beyond this; at most an eighth of max_bytes
+  int64_t queue_bytes = int64_t{256} << 20;  // that wait to be written; puts beyond are refused
   int read_threads = 4;
+  int64_t request_bytes = int64_t{1} << 20;  // sections are read together up to here
   bool read_only = false;  // for looking at a folder that a server may be using: no lock, nothing is changed
   DiskModel model;
   int64_t page_tokens = 128;
-  std::vector<int64_t> section_bytes;           // of a page
-  DiskFiles* files = nullptr;                   // null: the system's
-  std::function<int64_t()> unix_seconds;        // null: the system's clock
-  std::function<int64_t()> monotonic_ms;        // null: the system's clock; times the back-off
+  std::vector<int64_t> section_bytes;     // of a page
+  DiskFiles* files = nullptr;             // null: the system's
+  std::function<int64_t()> unix_seconds;  // null: the system's clock
+  std::function<int64_t()> monotonic_ms;  // null: the system's clock; times the back-off
 };
 
 // How worth keeping a record is. The store adds its age.
@@ -69,7 +73,8 @@ struct DiskEvent {
 
 struct DiskMetrics {
   int64_t pages = 0, snapshots = 0, notes = 0;
-  int64_t bytes = 0, live_bytes = 0, foreign_bytes = 0;  // of the folder; of what is still wanted; of other models
+  int64_t bytes = 0, live_bytes = 0,
+          foreign_bytes = 0;  // of the folder; of what is still wanted; of other models
   int64_t segments = 0;
   int64_t written_bytes = 0, read_bytes = 0;
   int64_t corrupt_records = 0, write_errors = 0, refused_puts = 0;
@@ -118,15 +123,18 @@ class DiskStore {
 
   // Queues a record. Empty: refused, since the queue is full or the disk is failing.
   std::optional<RecordId> put_pages(ExtentHead extent, std::vector<const std::byte*> pages, DiskWorth worth);
-  std::optional<RecordId> put_snapshot(SnapshotHead snapshot, std::shared_ptr<const std::vector<std::byte>> state, DiskWorth worth);
+  std::optional<RecordId> put_snapshot(SnapshotHead snapshot,
+                                       std::shared_ptr<const std::vector<std::byte>> state, DiskWorth worth);
   // What happened since the last call.
   std::vector<DiskEvent> take_events();
   // Blocks until an event is there or nothing is queued.
   void wait_event();
-  // Blocks until everything queued is on disk and synced. kIo: something could not be written since the last flush.
+  // Blocks until everything queued is on disk and synced. kIo: something could not be written since the last
+  // flush.
   Status flush();
 
-  // The record was used just now, and is worth this much from now on. Lasts across restarts if the store gets to write.
+  // The record was used just now, and is worth this much from now on. Lasts across restarts if the store gets
+  // to write.
   void touch(RecordId id, DiskWorth worth);
   // These pages (or the snapshot, slots = 1) are not wanted any more. After a flush they do not come back.
   void drop(RecordId id, uint64_t slots);

@@ -1,5 +1,6 @@
-// DiskStore::Impl: the state behind disk_store.h, for disk_store.cc (opening, the index, queries), disk_writer.cc (the
-// writing thread: segments, marks), disk_evict.cc (the size limit, compaction) and disk_reader.cc (the reading threads).
+// DiskStore::Impl: the state behind disk_store.h, for disk_store.cc (opening, the index, queries),
+// disk_writer.cc (the writing thread: segments, marks), disk_evict.cc (the size limit, compaction) and
+// disk_reader.cc (the reading threads).
 #pragma once
 
 #include <algorithm>
@@ -19,9 +20,10 @@ namespace kvasir {
 struct Segment {
   uint64_t number = 0;
   std::string path;
-  std::unique_ptr<DiskFile> file;  // constant after construction; DiskFile is safe for readers beside the writer
-  int64_t bytes = 0;               // synced and known good
-  int64_t data_end = 0;            // of its records; a footer may follow. Once sealed
+  std::unique_ptr<DiskFile>
+      file;              // constant after construction; DiskFile is safe for readers beside the writer
+  int64_t bytes = 0;     // synced and known good
+  int64_t data_end = 0;  // of its records; a footer may follow. Once sealed
   bool sealed = false;
   int64_t marks_bytes = 0;         // of records of marks
   std::vector<LocatedHead> heads;  // for its footer; the writing thread's, empty once sealed
@@ -86,7 +88,7 @@ struct DiskStore::Impl {
 
   // disk_evict.cc: likewise
   void keep_limit();
-  bool remove_foreign();                                   // with the lock
+  bool remove_foreign();  // with the lock
   void evict_to(int64_t live_bytes);
   // `marks_safe`: all marks have been written to a newer segment; made so if need be.
   Status compact(const std::shared_ptr<Segment>& victim, bool& marks_safe);
@@ -113,7 +115,7 @@ struct DiskStore::Impl {
   int in_flight = 0;         // jobs that the writer has taken
   bool stop = false;
   uint64_t flush_wanted = 0, flush_done = 0;
-  Status flush_status;       // of what was written since the last flush
+  Status flush_status;  // of what was written since the last flush
   int64_t retry_at_ms = 0, retry_delay_ms = 0;
   uint64_t next_id = 1;
   DiskMetrics counters;  // only the counting ones

@@ -76,7 +76,8 @@ TEST(DiskStore, GivesBackWhatWasWrittenNowAndAfterARestart) {
     auto store = open_store(disk_options(dir.file("kv")));
     if (round == 0) {
       ASSERT_TRUE(put(*store, a) && put(*store, b));
-      snapshot = store->put_snapshot({.before = root_hash(0), .length = 5, .use = 1, .tail = {1, 2, 3, 4, 5}}, state, {});
+      snapshot = store->put_snapshot({.before = root_hash(0), .length = 5, .use = 1, .tail = {1, 2, 3, 4, 5}},
+                                     state, {});
       ASSERT_TRUE(store->flush());
       EXPECT_EQ(store->take_events().size(), 3u);
     } else {
@@ -135,7 +136,8 @@ TEST(DiskStore, RefusesASecondOwnerByItsProcessId) {
   auto second = DiskStore::open(disk_options(dir.file("kv")));
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, ErrorCode::kBusy);
-  EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos) << second.error().message;
+  EXPECT_NE(second.error().message.find(std::to_string(getpid())), std::string::npos)
+      << second.error().message;
   DiskOptions reader = disk_options(dir.file("kv"));
   reader.read_only = true;
   EXPECT_TRUE(DiskStore::open(reader)) << "looking is allowed";
@@ -194,7 +196,8 @@ TEST(DiskStore, NotesAreReplacedRemovedAndSurvive) {
   };
   {
     auto store = open_store(disk_options(dir.file("kv")));
-    ASSERT_TRUE(store->put_note("call_1", text("one")) && store->put_note("call_2", text("two")) && store->put_note("call_1", text("three")));
+    ASSERT_TRUE(store->put_note("call_1", text("one")) && store->put_note("call_2", text("two")) &&
+                store->put_note("call_1", text("three")));
     EXPECT_EQ(all(*store), (std::map<std::string, std::string>{{"call_1", "three"}, {"call_2", "two"}}));
   }
   {
@@ -327,9 +330,11 @@ TEST(DiskStore, SurvivesBeingKilledAtEveryWrite) {
     ++killed;
     auto store = open_store(disk_options(dir.file("kv")));
     for (const PrefixOnDisk& p : acknowledged) {
-      EXPECT_EQ(pages_back(*store, p), std::ssize(p.pages)) << "record " << static_cast<uint64_t>(p.id) << ", killed at write " << die_at;
+      EXPECT_EQ(pages_back(*store, p), std::ssize(p.pages))
+          << "record " << static_cast<uint64_t>(p.id) << ", killed at write " << die_at;
     }
-    for (const PrefixOnDisk& p : gone) EXPECT_EQ(pages_back(*store, p), 0) << "dropped and flushed, killed at write " << die_at;
+    for (const PrefixOnDisk& p : gone)
+      EXPECT_EQ(pages_back(*store, p), 0) << "dropped and flushed, killed at write " << die_at;
     // And it goes on from there.
     PrefixOnDisk more = make_prefix(99, 3);
     ASSERT_TRUE(put(*store, more));

@@ -1,5 +1,5 @@
-// The writing thread: takes batches from the queue, appends them to the active segment, syncs once per batch, and only
-// then enters the records into the index and tells the cache. See disk_store_impl.h.
+// The writing thread: takes batches from the queue, appends them to the active segment, syncs once per batch,
+// and only then enters the records into the index and tells the cache. See disk_store_impl.h.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -14,8 +14,12 @@ constexpr int64_t kBatchBytes = int64_t{64} << 20;  // a sync each
 constexpr int64_t kFirstRetryMs = 1000, kLastRetryMs = 60000;
 constexpr size_t kMarksPerRecord = 4096;
 
-std::span<const std::byte> bytes_of(const iovec& part) { return {static_cast<const std::byte*>(part.iov_base), part.iov_len}; }
-iovec part_of(std::span<const std::byte> bytes) { return {const_cast<std::byte*>(bytes.data()), bytes.size()}; }
+std::span<const std::byte> bytes_of(const iovec& part) {
+  return {static_cast<const std::byte*>(part.iov_base), part.iov_len};
+}
+iovec part_of(std::span<const std::byte> bytes) {
+  return {const_cast<std::byte*>(bytes.data()), bytes.size()};
+}
 
 }  // namespace
 
@@ -91,7 +95,8 @@ void DiskStore::Impl::write_batch(std::vector<Job> batch) {
     counters.queued_bytes -= job.size;
     bool written = entries.contains(job.head.id);
     if (job.head.kind == RecordKind::kNote) continue;
-    events.push_back({written ? DiskEvent::Kind::kWritten : DiskEvent::Kind::kFailed, job.head.id, job.head.present});
+    events.push_back(
+        {written ? DiskEvent::Kind::kWritten : DiskEvent::Kind::kFailed, job.head.id, job.head.present});
   }
 }
 
@@ -108,7 +113,8 @@ Status DiskStore::Impl::write_job(Job& job) {
     }
   } else {
     payload.push_back(part_of(*job.bytes));
-    (job.head.kind == RecordKind::kNote ? job.head.note.checksum : job.head.snapshot.checksum) = checksum_of(*job.bytes);
+    (job.head.kind == RecordKind::kNote ? job.head.note.checksum : job.head.snapshot.checksum) =
+        checksum_of(*job.bytes);
   }
   return write_record(job.head, payload);
 }
@@ -138,7 +144,8 @@ Status DiskStore::Impl::start_segment() {
   segment->number = next_segment++;
   segment->path = options.folder + "/" + segment_name(segment->number);
   KVASIR_TRY(segment->file, options.files->create(segment->path));
-  auto header = encode_segment_header({segment->number, now(), options.model, options.page_tokens, options.section_bytes});
+  auto header = encode_segment_header(
+      {segment->number, now(), options.model, options.page_tokens, options.section_bytes});
   iovec part = part_of(header);
   Status status = segment->file->write(0, {&part, 1});
   if (status) status = segment->file->sync();
@@ -194,7 +201,8 @@ void DiskStore::Impl::abandon(const Error&) {
   active->sealed = true;
   active->data_end = active->bytes;
   active->heads.clear();
-  if (active->bytes == kSegmentHeaderBytes && options.files->remove(active->path)) segments.erase(active->number);
+  if (active->bytes == kSegmentHeaderBytes && options.files->remove(active->path))
+    segments.erase(active->number);
   active.reset();
 }
 

@@ -1,13 +1,12 @@
 // EvictionOrder: which entry of a tier goes first.
 //
-// Priority of an entry = the clock when it was last used + half_life * log2(worth); the lowest goes first. The clock
-// counts what was put in, in the unit of the budget, so age is measured in turnovers of the cache and not in seconds;
-// and since every worth halves at the same rate, the order of two entries never changes until one is used again: a
-// sorted set does.
-// Guarded entries (prefixes that were used again) go after all others, so that requests which come once, however many,
-// never push them out; but at most kGuardedShare of the budget is guarded, the lowest fall back to the others, so that
-// what was popular yesterday cannot starve what begins today.
-// Threading: owned by its cache.
+// Priority of an entry = the clock when it was last used + half_life * log2(worth); the lowest goes first.
+// The clock counts what was put in, in the unit of the budget, so age is measured in turnovers of the cache
+// and not in seconds; and since every worth halves at the same rate, the order of two entries never changes
+// until one is used again: a sorted set does. Guarded entries (prefixes that were used again) go after all
+// others, so that requests which come once, however many, never push them out; but at most kGuardedShare of
+// the budget is guarded, the lowest fall back to the others, so that what was popular yesterday cannot starve
+// what begins today. Threading: owned by its cache.
 #pragma once
 
 #include <algorithm>
@@ -35,7 +34,9 @@ class EvictionOrder {
  public:
   static constexpr double kGuardedShare = 0.75;
 
-  explicit EvictionOrder(int64_t budget) : half_life_(static_cast<double>(budget)), guarded_limit_(static_cast<double>(budget) * kGuardedShare) {}
+  explicit EvictionOrder(int64_t budget)
+      : half_life_(static_cast<double>(budget)),
+        guarded_limit_(static_cast<double>(budget) * kGuardedShare) {}
   EvictionOrder(const EvictionOrder&) = delete;
   EvictionOrder& operator=(const EvictionOrder&) = delete;
 
@@ -51,7 +52,8 @@ class EvictionOrder {
       Entry& lowest = **guarded_.begin();
       take_out(lowest);
       lowest.standing.guarded = false;
-      lowest.standing.priority = std::min(lowest.standing.priority, lowest.standing.used);  // an equal among those that came once
+      lowest.standing.priority =
+          std::min(lowest.standing.priority, lowest.standing.used);  // an equal among those that came once
       lowest.standing.listed = true;
       put_in(lowest);
     }

@@ -1,4 +1,5 @@
-// libFuzzer: a segment file of any bytes is scanned without a crash, and every record that is told of lies inside it.
+// libFuzzer: a segment file of any bytes is scanned without a crash, and every record that is told of lies
+// inside it.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -14,7 +15,8 @@ class MemoryFile : public kvasir::DiskFile {
   kvasir::Status read(int64_t offset, std::span<const iovec> parts) override {
     for (const iovec& part : parts) {
       auto bytes = static_cast<int64_t>(part.iov_len);
-      if (offset < 0 || bytes > size_ - offset) return kvasir::Error{kvasir::ErrorCode::kInvalid, "the file ends before that"};
+      if (offset < 0 || bytes > size_ - offset)
+        return kvasir::Error{kvasir::ErrorCode::kInvalid, "the file ends before that"};
       std::memcpy(part.iov_base, data_ + offset, part.iov_len);
       offset += bytes;
     }
@@ -50,13 +52,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::memcpy(head.data() + 56, &sum, 8);
     if (auto decoded = decode_head(head, 16, 3)) {
       auto again = decode_head(encode_head(*decoded), 16, 3);
-      if (!again || again->extent.tokens != decoded->extent.tokens || again->snapshot.tail != decoded->snapshot.tail) std::abort();
+      if (!again || again->extent.tokens != decoded->extent.tokens ||
+          again->snapshot.tail != decoded->snapshot.tail)
+        std::abort();
     }
   }
   MemoryFile file(data, size);
   auto scan = scan_segment(file, 16, 3, [&](const RecordHead& head, const LocatedHead& located) {
     int64_t end = located.offset + std::ssize(located.bytes) + head.payload_bytes;
-    if (located.offset < kSegmentHeaderBytes || head.payload_bytes < 0 || end > static_cast<int64_t>(size)) std::abort();
+    if (located.offset < kSegmentHeaderBytes || head.payload_bytes < 0 || end > static_cast<int64_t>(size))
+      std::abort();
   });
   if (scan && scan->end > std::max<int64_t>(static_cast<int64_t>(size), kSegmentHeaderBytes)) std::abort();
   return 0;

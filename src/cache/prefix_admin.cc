@@ -61,7 +61,8 @@ void PrefixCache::forget(PrefixKey key, int64_t keep) {
   for (Span* child : path.last()->children) {
     if (std::ranges::equal(std::span(child->tokens).first(tail.size()), tail)) doomed.push_back(child);
   }
-  for (size_t i = 0; i < doomed.size(); ++i) doomed.insert(doomed.end(), doomed[i]->children.begin(), doomed[i]->children.end());
+  for (size_t i = 0; i < doomed.size(); ++i)
+    doomed.insert(doomed.end(), doomed[i]->children.begin(), doomed[i]->children.end());
   std::reverse(doomed.begin(), doomed.end());
   std::set<const Span*> gone(doomed.begin(), doomed.end());
 
@@ -75,12 +76,14 @@ void PrefixCache::forget(PrefixKey key, int64_t keep) {
       auto n = std::min(entry->tail.size(), rest.size());
       if (std::ranges::equal(std::span(entry->tail).first(n), rest.first(n))) own.push_back(entry.get());
     }
-    bool shared = own.size() < span->snapshots.size() || std::ranges::any_of(span->children, [&](const Span* s) { return !gone.contains(s); });
+    bool shared = own.size() < span->snapshots.size() ||
+                  std::ranges::any_of(span->children, [&](const Span* s) { return !gone.contains(s); });
     if (shared && depth < full) break;
     bool kept = static_cast<int64_t>(depth) * c.options.page_tokens <= keep;
     // Where others go on, snapshots at or before the fork are theirs as well.
     for (SnapshotEntry* entry : own) {
-      if (entry->length > keep && (!shared || entry->length >= std::ssize(key.tokens))) entries.push_back(entry);
+      if (entry->length > keep && (!shared || entry->length >= std::ssize(key.tokens)))
+        entries.push_back(entry);
     }
     if (shared || kept) break;
     doomed.push_back(span);
@@ -88,7 +91,8 @@ void PrefixCache::forget(PrefixKey key, int64_t keep) {
   }
   std::vector<SpanHash> hashes;
   for (const Span* span : doomed) hashes.push_back(span->hash);
-  for (size_t depth = 0; depth <= full; ++depth) hashes.push_back(depth == 0 ? path.root->hash : path.spans[depth - 1]->hash);
+  for (size_t depth = 0; depth <= full; ++depth)
+    hashes.push_back(depth == 0 ? path.root->hash : path.spans[depth - 1]->hash);
   for (SnapshotEntry* entry : entries) c.forget(*entry);
   for (Span* span : doomed) c.forget(*span);
   for (SpanHash hash : hashes) c.tree.prune(c.tree.find(hash));
@@ -135,37 +139,50 @@ void PrefixCache::Impl::audit() const {
   std::set<PageId> pages;
   int64_t in_memory = 0, idle = 0, pinned = 0, listed_snapshots = 0, states = 0, state_bytes = 0;
   for (const auto& [hash, span] : tree.spans()) {
-    KVASIR_CHECK(span->standing.listed == span->page.has_value(), "a page that is not in the order, or the other way round");
+    KVASIR_CHECK(span->standing.listed == span->page.has_value(),
+                 "a page that is not in the order, or the other way round");
     if (span->page) {
       ++in_memory;
-      KVASIR_CHECK(pages.insert(*span->page).second, "page {} of two spans", static_cast<uint32_t>(*span->page));
+      KVASIR_CHECK(pages.insert(*span->page).second, "page {} of two spans",
+                   static_cast<uint32_t>(*span->page));
       int references = pool.references(*span->page);
-      KVASIR_CHECK(references >= (span->writing ? 2 : 1), "page {} with {} references", static_cast<uint32_t>(*span->page), references);
+      KVASIR_CHECK(references >= (span->writing ? 2 : 1), "page {} with {} references",
+                   static_cast<uint32_t>(*span->page), references);
       ++(references == 1 && !span->load ? idle : pinned);
     }
-    if (span->load) KVASIR_CHECK(std::ranges::count(loading, span.get()) == 1, "a read that nobody waits for");
-    if (span->disk) KVASIR_CHECK(records.at(span->disk->record).spans.at(span->disk->slot) == span.get(), "a record of another span");
-    if (span->writing) KVASIR_CHECK(std::ranges::count(writes.at(*span->writing).spans, span.get()) == 1, "a write of another span");
+    if (span->load)
+      KVASIR_CHECK(std::ranges::count(loading, span.get()) == 1, "a read that nobody waits for");
+    if (span->disk)
+      KVASIR_CHECK(records.at(span->disk->record).spans.at(span->disk->slot) == span.get(),
+                   "a record of another span");
+    if (span->writing)
+      KVASIR_CHECK(std::ranges::count(writes.at(*span->writing).spans, span.get()) == 1,
+                   "a write of another span");
     for (const auto& entry : span->snapshots) {
       bool listed = entry->state && entry->use != SnapshotUse::kPreempted;
-      KVASIR_CHECK(entry->standing.listed == listed, "a snapshot that is not in the order, or the other way round");
+      KVASIR_CHECK(entry->standing.listed == listed,
+                   "a snapshot that is not in the order, or the other way round");
       listed_snapshots += listed ? 1 : 0;
       states += entry->state ? 1 : 0;
       state_bytes += entry->state ? std::ssize(*entry->state) : 0;
-      if (entry->record) KVASIR_CHECK(records.at(*entry->record).snapshot == entry.get(), "a record of another snapshot");
-      if (entry->writing) KVASIR_CHECK(writes.at(*entry->writing).snapshot == entry.get(), "a write of another snapshot");
+      if (entry->record)
+        KVASIR_CHECK(records.at(*entry->record).snapshot == entry.get(), "a record of another snapshot");
+      if (entry->writing)
+        KVASIR_CHECK(writes.at(*entry->writing).snapshot == entry.get(), "a write of another snapshot");
     }
   }
-  KVASIR_CHECK(page_order.count() == in_memory && snapshot_order.count() == listed_snapshots, "{} and {} in the orders, {} and {} in the tree",
-               page_order.count(), snapshot_order.count(), in_memory, listed_snapshots);
+  KVASIR_CHECK(page_order.count() == in_memory && snapshot_order.count() == listed_snapshots,
+               "{} and {} in the orders, {} and {} in the tree", page_order.count(), snapshot_order.count(),
+               in_memory, listed_snapshots);
   KVASIR_CHECK(pool.idle_pages() == idle && states_held == states && state_bytes_held == state_bytes,
-               "{} idle pages, {} snapshots of {} bytes; counted were {}, {}, {}", idle, states, state_bytes, pool.idle_pages(), states_held,
-               state_bytes_held);
+               "{} idle pages, {} snapshots of {} bytes; counted were {}, {}, {}", idle, states, state_bytes,
+               pool.idle_pages(), states_held, state_bytes_held);
   // (3): whatever is allocated and not the cache's is some sequence's own.
   int64_t own = pool.allocated_pages() - idle - pinned;
   int64_t orphans = 0;  // of forgotten spans, until their write ends
   for (const auto& [id, write] : writes) orphans += std::ranges::count(write.spans, nullptr);
-  KVASIR_CHECK(own >= 0 && own + pinned + idle + pool.available_pages() == pool.max_pages() && orphans >= 0, "{} private pages", own);
+  KVASIR_CHECK(own >= 0 && own + pinned + idle + pool.available_pages() == pool.max_pages() && orphans >= 0,
+               "{} private pages", own);
 }
 
 }  // namespace kvasir

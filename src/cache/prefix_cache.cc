@@ -11,15 +11,19 @@
 namespace kvasir {
 namespace {
 
-constexpr int64_t kMostReuse = 15;       // more than this often counts as this often, so that nothing is kept forever
-constexpr double kOnDiskWorth = 0.25;    // losing what is also on disk costs a read and not a forward
+constexpr int64_t kMostReuse =
+    15;  // more than this often counts as this often, so that nothing is kept forever
+constexpr double kOnDiskWorth = 0.25;  // losing what is also on disk costs a read and not a forward
 constexpr double kSupersededWorth = 0.125;
 
 double use_worth(SnapshotUse use) {
   switch (use) {
-    case SnapshotUse::kSystem: return 4;
-    case SnapshotUse::kBranch: return 2;
-    default: return 1;
+    case SnapshotUse::kSystem:
+      return 4;
+    case SnapshotUse::kBranch:
+      return 2;
+    default:
+      return 1;
   }
 }
 
@@ -44,7 +48,8 @@ PrefixCache::Impl::Impl(PagePool& pool_in, DiskStore* disk_in, PrefixCacheOption
   KVASIR_CHECK(sum == pool.page_bytes(), "sections of {} bytes in all, pages of {}", sum, pool.page_bytes());
   if (disk == nullptr) return;
   const DiskOptions& d = disk->options();
-  KVASIR_CHECK(d.page_tokens == options.page_tokens && d.section_bytes == options.section_bytes, "the disk tier keeps pages of another shape");
+  KVASIR_CHECK(d.page_tokens == options.page_tokens && d.section_bytes == options.section_bytes,
+               "the disk tier keeps pages of another shape");
   load_found();
 }
 
@@ -62,18 +67,21 @@ void PrefixCache::Impl::use(SnapshotEntry& entry) {
   snapshot_order.use(entry, static_cast<int64_t>(entry.state->size()), entry.length, worth, guard);
 }
 
-void PrefixCache::Impl::use_path(const PrefixTree::Path& path, size_t spans, std::span<SnapshotEntry* const> snapshots) {
+void PrefixCache::Impl::use_path(const PrefixTree::Path& path, size_t spans,
+                                 std::span<SnapshotEntry* const> snapshots) {
   for (size_t i = 0; i < spans; ++i) use(*path.spans[i]);
   for (SnapshotEntry* entry : snapshots) use(*entry);
 }
 
-std::vector<SnapshotEntry*> PrefixCache::Impl::snapshots_on(const PrefixTree::Path& path, PrefixKey key) const {
+std::vector<SnapshotEntry*> PrefixCache::Impl::snapshots_on(const PrefixTree::Path& path,
+                                                            PrefixKey key) const {
   std::vector<SnapshotEntry*> found;
   auto look = [&](const Span& span) {
     auto rest = key.tokens.subspan((span.index + 1) * options.page_tokens);
     size_t before = found.size();
     for (const auto& entry : span.snapshots) {
-      bool begins = entry->tail.size() <= rest.size() && std::ranges::equal(entry->tail, rest.first(entry->tail.size()));
+      bool begins = entry->tail.size() <= rest.size() &&
+                    std::ranges::equal(entry->tail, rest.first(entry->tail.size()));
       if (begins) found.push_back(entry.get());
     }
     std::sort(found.begin() + static_cast<int64_t>(before), found.end(),
@@ -85,7 +93,8 @@ std::vector<SnapshotEntry*> PrefixCache::Impl::snapshots_on(const PrefixTree::Pa
 }
 
 // The prompt parts from what is known where the longest common run with any continuation ends inside that
-// continuation. If the run ends with the continuation, the prompt only goes on from there; if with the prompt, it is known.
+// continuation. If the run ends with the continuation, the prompt only goes on from there; if with the
+// prompt, it is known.
 int64_t PrefixCache::Impl::branch_length(const PrefixTree::Path& path, PrefixKey key, int64_t nearest) const {
   const Span* last = path.last();
   if (last == nullptr) return 0;
@@ -153,7 +162,8 @@ void PrefixCache::publish(PrefixKey key, int64_t first, std::span<const PageId> 
   impl_->collect();
   int64_t page_tokens = impl_->options.page_tokens;
   int64_t end = first + std::ssize(pages);
-  KVASIR_CHECK(first >= 0 && end * page_tokens <= std::ssize(key.tokens), "pages {} to {} of {} tokens", first, end, key.tokens.size());
+  KVASIR_CHECK(first >= 0 && end * page_tokens <= std::ssize(key.tokens), "pages {} to {} of {} tokens",
+               first, end, key.tokens.size());
   auto path = impl_->tree.make({key.cache_namespace, key.tokens.first(end * page_tokens)});
   int64_t fresh = 0;
   for (int64_t i = first; i < std::min(end, std::ssize(path.spans)); ++i) {
@@ -174,7 +184,8 @@ void PrefixCache::Impl::supersede(const PrefixTree::Path& path, PrefixKey key) {
   for (SnapshotEntry* entry : snapshots_on(path, key)) {
     bool passing = entry->use == SnapshotUse::kPromptEnd || entry->use == SnapshotUse::kOutputEnd;
     // Those just below are other ends of the same input: before the think token, before the last role.
-    if (!passing || entry->length + options.page_tokens > std::ssize(key.tokens) || entry->superseded) continue;
+    if (!passing || entry->length + options.page_tokens > std::ssize(key.tokens) || entry->superseded)
+      continue;
     entry->superseded = true;
     use(*entry);
     if (entry->record) disk->touch(*entry->record, worth(*entry));
@@ -187,11 +198,13 @@ void PrefixCache::put_snapshot(PrefixKey key, std::vector<std::byte> state, Snap
   auto full = static_cast<size_t>(std::ssize(key.tokens) / impl_->options.page_tokens);
   if (path.spans.size() < full) return impl_->tree.prune(path.last());  // another prompt has its hash
   SnapshotEntry* entry = impl_->tree.find_snapshot(path, key);
-  if (entry == nullptr) entry = &impl_->tree.add_snapshot(*path.last(), key.tokens.subspan(full * impl_->options.page_tokens));
+  if (entry == nullptr)
+    entry = &impl_->tree.add_snapshot(*path.last(), key.tokens.subspan(full * impl_->options.page_tokens));
   entry->use = use;
   entry->superseded = false;
   impl_->hold(*entry, std::make_shared<const std::vector<std::byte>>(std::move(state)));
-  // Only an input's end: the answer's end is one of two ways on, and a chat that drops its reasoning takes the other.
+  // Only an input's end: the answer's end is one of two ways on, and a chat that drops its reasoning takes
+  // the other.
   if (use == SnapshotUse::kPromptEnd) impl_->supersede(path, key);
   impl_->trim_snapshots();
 }
@@ -274,8 +287,9 @@ Status PrefixCache::Impl::make_room(int64_t pages) {
     } else if (victim != nullptr) {
       may_spill = false;  // the disk takes nothing: it is failing
     } else {
-      return Error{ErrorCode::kBusy, fmt::format("{} KV pages are asked for; {} of {} are in use and none of them is idle", pages,
-                                                 pool.allocated_pages(), pool.max_pages())};
+      return Error{ErrorCode::kBusy,
+                   fmt::format("{} KV pages are asked for; {} of {} are in use and none of them is idle",
+                               pages, pool.allocated_pages(), pool.max_pages())};
     }
   }
   return {};

@@ -1,9 +1,10 @@
-// PrefixCache::Impl: the state behind prefix_cache.h, for the .cc files that share it: prefix_cache.cc (lookup, publish,
-// snapshots, eviction), prefix_restore.cc (bringing back), prefix_disk.cc (the way to disk and from it),
-// prefix_admin.cc (list, forget, audit).
+// PrefixCache::Impl: the state behind prefix_cache.h, for the .cc files that share it: prefix_cache.cc
+// (lookup, publish, snapshots, eviction), prefix_restore.cc (bringing back), prefix_disk.cc (the way to disk
+// and from it), prefix_admin.cc (list, forget, audit).
 //
-// Each page in `page_order` and each snapshot in `snapshot_order` is one that memory holds. A page has one reference of
-// the cache; more than one means that somebody reads it (pinned), or that it waits to be written, or is being read in.
+// Each page in `page_order` and each snapshot in `snapshot_order` is one that memory holds. A page has one
+// reference of the cache; more than one means that somebody reads it (pinned), or that it waits to be
+// written, or is being read in.
 #pragma once
 
 #include <memory>
@@ -25,6 +26,7 @@ struct PrefixCache::Impl {
   struct Write {
     std::vector<Span*> spans;
     std::vector<PageId> pages;  // one reference each
+    std::vector<std::byte> staged;  // their bytes, where pages are not on the host
     SnapshotEntry* snapshot = nullptr;
   };
   // Who is kept in a record.

@@ -48,7 +48,8 @@ TEST(PrefixCache, SaysWherePromptsPart) {
   EXPECT_EQ(t.cache->lookup({0, other}, 90).branch_length, 40);
   EXPECT_EQ(t.run(other), 90);
   EXPECT_EQ(t.run(joined(system, prompt(4, 50))), 50) << "the branch point serves the third";
-  EXPECT_EQ(t.cache->lookup({0, joined(system, prompt(5, 50))}, 90).branch_length, 0) << "a point is there already";
+  EXPECT_EQ(t.cache->lookup({0, joined(system, prompt(5, 50))}, 90).branch_length, 0)
+      << "a point is there already";
   Tokens longer = joined(other, prompt(6, 20));
   EXPECT_EQ(t.cache->lookup({0, longer}, 110).branch_length, 0) << "going on is not parting";
   EXPECT_EQ(t.cache->lookup({0, std::span(other).first(85)}, 85).branch_length, 0) << "nor is stopping early";

@@ -22,8 +22,10 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
     const SnapshotHead& s = head.snapshot;
     int64_t index = s.length / options.page_tokens - 1;
     Span& place = tree.make_place(s.cache_namespace, s.before, index);
-    bool known_already = std::ranges::any_of(place.snapshots, [&](const auto& e) { return e->tail == s.tail; });
-    bool fits = place.index == index && place.cache_namespace == s.cache_namespace && s.use <= static_cast<uint32_t>(SnapshotUse::kPreempted) &&
+    bool known_already =
+        std::ranges::any_of(place.snapshots, [&](const auto& e) { return e->tail == s.tail; });
+    bool fits = place.index == index && place.cache_namespace == s.cache_namespace &&
+                s.use <= static_cast<uint32_t>(SnapshotUse::kPreempted) &&
                 (index >= 0 || s.before == root_hash(s.cache_namespace));
     if (fits && !known_already) {
       SnapshotEntry& entry = tree.add_snapshot(place, s.tail);
@@ -45,7 +47,8 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
     SpanHash before = e.before;
     std::vector<SpanHash> absent;
     for (int i = 0; i < count; ++i) {
-      Span* span = tree.make_found(e.cache_namespace, before, e.first + i, tokens.subspan(i * options.page_tokens, options.page_tokens));
+      Span* span = tree.make_found(e.cache_namespace, before, e.first + i,
+                                   tokens.subspan(i * options.page_tokens, options.page_tokens));
       bool present = (head.present >> i & 1) != 0;
       if (span != nullptr && present && !span->disk) {
         span->disk = DiskSlot{head.id, i};
@@ -63,7 +66,8 @@ void PrefixCache::Impl::add_found(RecordHead& head) {
         break;
       }
     }
-    // A span without a page stays only as the way to one that has. By hash: pruning one may take those before it along.
+    // A span without a page stays only as the way to one that has. By hash: pruning one may take those before
+    // it along.
     for (SpanHash hash : absent) tree.prune(tree.find(hash));
   }
   if (unwanted != 0) disk->drop(head.id, unwanted);
@@ -152,7 +156,8 @@ void PrefixCache::Impl::lost(RecordId id, uint64_t slots) {
 
 // Worth of a record: its best page's. A span counts as its own future and as the way to those behind it.
 DiskWorth PrefixCache::Impl::worth(const Span& span) const {
-  return {static_cast<uint32_t>(span.hits), static_cast<float>(reuse_worth(span.hits + span.turns)), span.kept};
+  return {static_cast<uint32_t>(span.hits), static_cast<float>(reuse_worth(span.hits + span.turns)),
+          span.kept};
 }
 
 DiskWorth PrefixCache::Impl::worth(const SnapshotEntry& entry) const {
@@ -178,15 +183,25 @@ bool PrefixCache::Impl::write_extent(std::span<Span* const> run) {
   extent.first = run[0]->index;
   std::vector<const std::byte*> addresses;
   DiskWorth best;
+  std::vector<std::byte> staged;  // for the disk's thread, which reads the host's memory
+  Memory& memory = pool.memory();
+  if (!memory.on_host()) staged.resize(run.size() * static_cast<size_t>(pool.page_bytes()));
   for (const Span* span : run) {
     extent.tokens.insert(extent.tokens.end(), span->tokens.begin(), span->tokens.end());
-    addresses.push_back(pool.address(*span->page));
+    const std::byte* address = pool.address(*span->page);
+    if (!staged.empty()) {
+      std::byte* copy = staged.data() + static_cast<int64_t>(addresses.size()) * pool.page_bytes();
+      memory.read(copy, address, pool.page_bytes());
+      address = copy;
+    }
+    addresses.push_back(address);
     DiskWorth own = worth(*span);
     best = {std::max(best.hits, own.hits), std::max(best.weight, own.weight), best.kept || own.kept};
   }
   auto id = disk->put_pages(std::move(extent), std::move(addresses), best);
   if (!id) return false;
   Write& write = writes[*id];
+  write.staged = std::move(staged);
   for (Span* span : run) {
     pool.retain(*span->page);
     span->writing = *id;
@@ -223,7 +238,9 @@ bool PrefixCache::Impl::write_snapshot(SnapshotEntry& entry) {
 
 bool PrefixCache::Impl::spill(Span& span) {
   std::vector<Span*> run = {&span};
-  auto goes_too = [](const Span* s) { return s != nullptr && s->index >= 0 && s->in_memory() && !s->disk && !s->writing; };
+  auto goes_too = [](const Span* s) {
+    return s != nullptr && s->index >= 0 && s->in_memory() && !s->disk && !s->writing;
+  };
   while (run.size() < kMaxExtentPages && goes_too(run.back()->parent)) run.push_back(run.back()->parent);
   std::reverse(run.begin(), run.end());
   return write_spans(run);
@@ -279,7 +296,8 @@ Status PrefixCache::Impl::write_all_snapshots() {
   std::vector<SnapshotEntry*> entries;
   for (const auto& [hash, span] : tree.spans()) {
     for (const auto& entry : span->snapshots) {
-      bool wanted = entry->state && !entry->record && !entry->writing && entry->use != SnapshotUse::kPreempted && entry->length >= options.page_tokens;
+      bool wanted = entry->state && !entry->record && !entry->writing &&
+                    entry->use != SnapshotUse::kPreempted && entry->length >= options.page_tokens;
       if (wanted) entries.push_back(entry.get());
     }
   }
@@ -305,7 +323,9 @@ Status PrefixCache::save(PrefixKey key) {
   auto path = c.tree.walk(key);
   size_t run = 0;
   while (run < path.spans.size() && path.spans[run]->available()) ++run;
-  if (run == 0) return Error{ErrorCode::kNotFound, fmt::format("nothing of this prefix of {} tokens is known", key.tokens.size())};
+  if (run == 0)
+    return Error{ErrorCode::kNotFound,
+                 fmt::format("nothing of this prefix of {} tokens is known", key.tokens.size())};
   auto spans = std::span(path.spans).first(run);
   auto entries = c.snapshots_on(path, key);
   for (Span* span : spans) span->kept = true;

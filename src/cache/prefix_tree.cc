@@ -56,10 +56,12 @@ Span& PrefixTree::make_place(uint64_t cache_namespace, SpanHash hash, int64_t in
   return *slot;
 }
 
-Span* PrefixTree::make_found(uint64_t cache_namespace, SpanHash before, int64_t index, std::span<const int32_t> tokens) {
+Span* PrefixTree::make_found(uint64_t cache_namespace, SpanHash before, int64_t index,
+                             std::span<const int32_t> tokens) {
   Span& parent = make_place(cache_namespace, before, index - 1);
   Span& span = make_place(cache_namespace, next_hash(before, tokens), index);
-  bool fits = parent.index == index - 1 && span.index == index && parent.cache_namespace == cache_namespace && span.cache_namespace == cache_namespace;
+  bool fits = parent.index == index - 1 && span.index == index && parent.cache_namespace == cache_namespace &&
+              span.cache_namespace == cache_namespace;
   if (fits && !span.known) learn(span, parent, tokens);
   if (fits && matches(span, parent, tokens)) return &span;
   prune(&span);  // in case they were made just now
@@ -71,7 +73,8 @@ void PrefixTree::learn(Span& span, Span& parent, std::span<const int32_t> tokens
   span.known = true;
   span.parent = &parent;
   span.tokens.assign(tokens.begin(), tokens.end());
-  // A prompt that goes on from where it was resumed is a conversation; one that leaves a way others took begins anew.
+  // A prompt that goes on from where it was resumed is a conversation; one that leaves a way others took
+  // begins anew.
   bool fork = !parent.children.empty();
   span.turns = fork ? 0 : parent.turns + (parent.resumed ? 1 : 0);
   parent.children.push_back(&span);
@@ -79,7 +82,8 @@ void PrefixTree::learn(Span& span, Span& parent, std::span<const int32_t> tokens
 
 void PrefixTree::prune(Span* span) {
   while (span != nullptr) {
-    bool needed = span->page || span->disk || span->writing || !span->children.empty() || !span->snapshots.empty();
+    bool needed =
+        span->page || span->disk || span->writing || !span->children.empty() || !span->snapshots.empty();
     if (needed) return;
     Span* parent = span->parent;
     if (parent != nullptr) std::erase(parent->children, span);
@@ -120,28 +124,36 @@ std::vector<int32_t> PrefixTree::tokens_to(const Span& span) const {
   for (; at != nullptr && at->index >= 0; at = at->parent) path.push_back(at);
   std::vector<int32_t> tokens;
   if (at == nullptr) return tokens;
-  for (auto it = path.rbegin(); it != path.rend(); ++it) tokens.insert(tokens.end(), (*it)->tokens.begin(), (*it)->tokens.end());
+  for (auto it = path.rbegin(); it != path.rend(); ++it)
+    tokens.insert(tokens.end(), (*it)->tokens.begin(), (*it)->tokens.end());
   return tokens;
 }
 
 void PrefixTree::audit() const {
   for (const auto& [hash, span] : spans_) {
     KVASIR_CHECK(span->hash == hash, "a span under another's hash");
-    if (span->index == -1) KVASIR_CHECK(span->parent == nullptr && hash == root_hash(span->cache_namespace), "a root that is none");
+    if (span->index == -1)
+      KVASIR_CHECK(span->parent == nullptr && hash == root_hash(span->cache_namespace),
+                   "a root that is none");
     if (span->parent != nullptr) {
-      KVASIR_CHECK(span->index == span->parent->index + 1 && hash == next_hash(span->parent->hash, span->tokens), "a hash that is not its tokens'");
-      KVASIR_CHECK(std::ranges::count(span->parent->children, span.get()) == 1, "a span its parent does not know");
+      KVASIR_CHECK(
+          span->index == span->parent->index + 1 && hash == next_hash(span->parent->hash, span->tokens),
+          "a hash that is not its tokens'");
+      KVASIR_CHECK(std::ranges::count(span->parent->children, span.get()) == 1,
+                   "a span its parent does not know");
       KVASIR_CHECK(find(span->parent->hash) == span->parent, "a parent that is not in the tree");
     } else {
       KVASIR_CHECK(span->index == -1 || !span->known, "a known span without a parent");
       KVASIR_CHECK(span->index == -1 || !span->page, "a page under a placeholder");
     }
     for (const Span* child : span->children) KVASIR_CHECK(child->parent == span.get(), "a child of two");
-    bool needed = span->page || span->disk || span->writing || !span->children.empty() || !span->snapshots.empty();
+    bool needed =
+        span->page || span->disk || span->writing || !span->children.empty() || !span->snapshots.empty();
     KVASIR_CHECK(needed || span->index == -1, "span {} is needed by nothing", span->index);
     KVASIR_CHECK(!span->load || span->page, "read into no page");
     for (const auto& entry : span->snapshots) {
-      KVASIR_CHECK(entry->span == span.get() && entry->length == (span->index + 1) * page_tokens_ + static_cast<int64_t>(entry->tail.size()),
+      KVASIR_CHECK(entry->span == span.get() && entry->length == (span->index + 1) * page_tokens_ +
+                                                                     static_cast<int64_t>(entry->tail.size()),
                    "a snapshot in the wrong place");
       KVASIR_CHECK(entry->state || entry->record || entry->writing, "a snapshot that is nowhere");
     }

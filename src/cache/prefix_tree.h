@@ -1,10 +1,10 @@
 // PrefixTree: what is known of prompts, span by span.
 //
-// A span is page_tokens tokens; its node is keyed by the hash of every token up to its end and keeps its own tokens, so
-// that equal hashes can be checked. A node outlives its page: as long as it has a page in some tier, a snapshot, or a
-// node after it, it stays, and a page that returns finds its place. A node whose own tokens are not known yet (only
-// spans after it were found on disk) is a placeholder.
-// Owns nodes and snapshots entries; knows no pool and no files. Threading: owned by its cache.
+// A span is page_tokens tokens; its node is keyed by the hash of every token up to its end and keeps its own
+// tokens, so that equal hashes can be checked. A node outlives its page: as long as it has a page in some
+// tier, a snapshot, or a node after it, it stays, and a page that returns finds its place. A node whose own
+// tokens are not known yet (only spans after it were found on disk) is a placeholder. Owns nodes and
+// snapshots entries; knows no pool and no files. Threading: owned by its cache.
 #pragma once
 
 #include <cstdint>
@@ -49,26 +49,27 @@ struct DiskSlot {
 struct PageLoad {
   std::shared_ptr<DiskRead> read;
   size_t item = 0;
+  std::shared_ptr<std::byte[]> staged;  // what is read, where pages are not on the host: it goes there in the end
 };
 
 struct Span {
   SpanHash hash;
   Span* parent = nullptr;  // null: a root or a placeholder
   uint64_t cache_namespace = 0;
-  int64_t index = -1;           // the how manieth span; -1: a root, the prefix of no tokens
-  bool known = false;           // tokens and parent are
+  int64_t index = -1;  // the how manieth span; -1: a root, the prefix of no tokens
+  bool known = false;  // tokens and parent are
   std::vector<int32_t> tokens;
   std::vector<Span*> children;  // known ones
   std::vector<std::unique_ptr<SnapshotEntry>> snapshots;
 
-  std::optional<PageId> page;    // in memory, or being read into it
+  std::optional<PageId> page;  // in memory, or being read into it
   std::optional<PageLoad> load;
   std::optional<DiskSlot> disk;
   std::optional<RecordId> writing;
   int64_t hits = 0;
   int64_t last_used = 0;  // when it was found on disk; 0: made since
-  int64_t turns = 0;     // how often the prompt had been resumed and gone on before this span was made
-  bool resumed = false;  // a sequence went on from a snapshot here
+  int64_t turns = 0;      // how often the prompt had been resumed and gone on before this span was made
+  bool resumed = false;   // a sequence went on from a snapshot here
   bool kept = false;
   uint64_t serial = 0;
   Standing standing;
@@ -92,9 +93,11 @@ class PrefixTree {
     Span* last() const { return spans.empty() ? root : spans.back(); }
   };
   Path walk(PrefixKey key) const;
-  // The same, making the nodes that are missing. Shorter than the prompt only where another prompt has the same hash.
+  // The same, making the nodes that are missing. Shorter than the prompt only where another prompt has the
+  // same hash.
   Path make(PrefixKey key);
-  // A node found on disk, under `before`, which may not be known yet. Null: its hash is taken by other tokens.
+  // A node found on disk, under `before`, which may not be known yet. Null: its hash is taken by other
+  // tokens.
   Span* make_found(uint64_t cache_namespace, SpanHash before, int64_t index, std::span<const int32_t> tokens);
   // The node before such a one, or the last full span of a snapshot found on disk.
   Span& make_place(uint64_t cache_namespace, SpanHash hash, int64_t index);

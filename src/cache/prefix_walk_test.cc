@@ -1,5 +1,5 @@
-// The cache over both tiers: restarts, sharing of reads, losses, and a random walk beside a model that remembers
-// everything, with audit() after each step.
+// The cache over both tiers: restarts, sharing of reads, losses, and a random walk beside a model that
+// remembers everything, with audit() after each step.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -9,19 +9,32 @@
 namespace kvasir {
 namespace {
 
+struct StoreInFolder {
+  std::unique_ptr<DiskStore> disk;
+};
+
+// Both tiers, the second in `dir`, as a process would have them until it ends.
+struct CacheOnDisk : StoreInFolder, CacheUnderTest {
+  explicit CacheOnDisk(const TempDir& dir)
+      : StoreInFolder{open_store(disk_options(dir.file("kv")))}, CacheUnderTest(64, 1 << 20, disk.get()) {}
+
+  bool run_and_leave_to_disk(const Tokens& tokens) {
+    run(tokens);
+    return cache->flush() && cache->make_room(64);
+  }
+};
+
 TEST(PrefixCacheOnDisk, ARestartLosesNothingThatWasWritten) {
   TempDir dir;
   Tokens system = prompt(1, 40), a = joined(system, prompt(2, 90)), b = joined(system, prompt(3, 90));
   {
-    auto disk = open_store(disk_options(dir.file("kv")));
-    CacheUnderTest t(64, 1 << 20, disk.get());
+    CacheOnDisk t(dir);
     t.run(a);
     t.run(b);
     ASSERT_TRUE(t.cache->flush());
     t.cache->audit();
   }
-  auto disk = open_store(disk_options(dir.file("kv")));
-  CacheUnderTest t(64, 1 << 20, disk.get());
+  CacheOnDisk t(dir);
   t.cache->audit();
   auto match = t.cache->lookup({0, a}, 130);
   EXPECT_EQ(match.page_tokens, 128);
@@ -37,11 +50,8 @@ TEST(PrefixCacheOnDisk, ARestartLosesNothingThatWasWritten) {
 TEST(PrefixCacheOnDisk, TwoRestoresShareOneRead) {
   TempDir dir;
   Tokens a = prompt(1, 128);
-  auto disk = open_store(disk_options(dir.file("kv")));
-  CacheUnderTest t(64, 1 << 20, disk.get());
-  t.run(a);
-  ASSERT_TRUE(t.cache->flush());
-  ASSERT_TRUE(t.cache->make_room(64));
+  CacheOnDisk t(dir);
+  ASSERT_TRUE(t.run_and_leave_to_disk(a));
   auto first = t.cache->restore({0, a}, 128, 128);
   auto second = t.cache->restore({0, a}, 128, 128);
   ASSERT_TRUE(first && second);
@@ -60,11 +70,8 @@ TEST(PrefixCacheOnDisk, TwoRestoresShareOneRead) {
 TEST(PrefixCacheOnDisk, ARestoreThatIsGivenUpLeavesThePagesToTheCache) {
   TempDir dir;
   Tokens a = prompt(1, 128);
-  auto disk = open_store(disk_options(dir.file("kv")));
-  CacheUnderTest t(64, 1 << 20, disk.get());
-  t.run(a);
-  ASSERT_TRUE(t.cache->flush());
-  ASSERT_TRUE(t.cache->make_room(64));
+  CacheOnDisk t(dir);
+  ASSERT_TRUE(t.run_and_leave_to_disk(a));
   (void)t.cache->restore({0, a}, 128, 128);
   t.cache->audit();
   EXPECT_EQ(t.run(joined(a, prompt(2, 10))), 10);
@@ -80,8 +87,7 @@ TEST(PrefixCacheOnDisk, ACorruptPageShortensTheRestore) {
   TempDir dir;
   Tokens a = prompt(1, 128);
   {
-    auto disk = open_store(disk_options(dir.file("kv")));
-    CacheUnderTest t(64, 1 << 20, disk.get());
+    CacheOnDisk t(dir);
     t.run(a);
     ASSERT_TRUE(t.cache->flush());
   }
@@ -89,13 +95,13 @@ TEST(PrefixCacheOnDisk, ACorruptPageShortensTheRestore) {
   std::string bytes = dir.read("kv/" + segment_name(1));
   std::vector<std::byte> page(kPageBytes);
   fill_page(page.data(), std::span(a).first(5 * kSpanTokens), kPageBytes);
-  size_t at = bytes.find(std::string(reinterpret_cast<const char*>(page.data()) + kPageBytes / 4, kPageBytes / 2));
+  size_t at =
+      bytes.find(std::string(reinterpret_cast<const char*>(page.data()) + kPageBytes / 4, kPageBytes / 2));
   ASSERT_NE(at, std::string::npos);
   bytes[at + 9] = static_cast<char>(bytes[at + 9] ^ 4);
   dir.write("kv/" + segment_name(1), bytes);
 
-  auto disk = open_store(disk_options(dir.file("kv")));
-  CacheUnderTest t(64, 1 << 20, disk.get());
+  CacheOnDisk t(dir);
   auto restore = t.cache->restore({0, a}, 128, 128);
   ASSERT_TRUE(restore);
   while (!(*restore)->done()) (*restore)->wait_section(99);
@@ -113,16 +119,14 @@ TEST(PrefixCacheOnDisk, ForgettingHoldsAfterARestart) {
   TempDir dir;
   Tokens system = prompt(1, 64), a = joined(system, prompt(2, 64)), b = joined(system, prompt(3, 64));
   {
-    auto disk = open_store(disk_options(dir.file("kv")));
-    CacheUnderTest t(64, 1 << 20, disk.get());
+    CacheOnDisk t(dir);
     t.run(a);
     t.run(b);
     t.cache->forget({0, a});  // perhaps while it is being written
     t.cache->audit();
     ASSERT_TRUE(t.cache->flush());
   }
-  auto disk = open_store(disk_options(dir.file("kv")));
-  CacheUnderTest t(64, 1 << 20, disk.get());
+  CacheOnDisk t(dir);
   EXPECT_EQ(t.cache->lookup({0, a}, 128).page_tokens, 64);
   EXPECT_EQ(t.run(b), 0);
 }
@@ -155,23 +159,22 @@ TEST(PrefixCacheOnDisk, APrefixOfASinglePageSurvivesAndLessIsNotWritten) {  // C
     TempDir dir;
     Tokens page = prompt(1, kSpanTokens + 4), less = prompt(2, kSpanTokens - 1);
     {
-      auto disk = open_store(disk_options(dir.file("kv")));
-      CacheUnderTest t(64, 1 << 20, disk.get());
+      CacheOnDisk t(dir);
       t.run(page, SnapshotUse::kPromptEnd, 64, behind);
       t.run(less, SnapshotUse::kPromptEnd, 64, behind);
       ASSERT_TRUE(t.cache->flush());
       EXPECT_EQ(t.cache->metrics().disk_pages, 1);
       EXPECT_EQ(t.cache->metrics().disk_snapshots, 1);
     }
-    auto disk = open_store(disk_options(dir.file("kv")));
-    CacheUnderTest t(64, 1 << 20, disk.get());
+    CacheOnDisk t(dir);
     EXPECT_EQ(t.run(joined(page, prompt(3, 5))), 5);
     EXPECT_EQ(t.run(less), kSpanTokens - 1);
     t.cache->audit();
   }
 }
 
-// The model: which prompts were ever run. The cache may know less, never more, and never other bytes (run checks each).
+// The model: which prompts were ever run. The cache may know less, never more, and never other bytes (run
+// checks each).
 TEST(PrefixCacheOnDisk, ARandomWalkKeepsEveryInvariant) {
   for (uint32_t seed = 0; seed < 6; ++seed) {
     TempDir dir;
@@ -193,8 +196,10 @@ TEST(PrefixCacheOnDisk, ARandomWalkKeepsEveryInvariant) {
       uint32_t what = pick(100);
       const Tokens& from = known[pick(static_cast<uint32_t>(known.size()))];
       if (what < 55) {
-        Tokens next = from.size() > 300 ? prompt(seed * 1000 + step, 30) : joined(from, prompt(seed * 1000 + step, 1 + pick(90)));
-        int64_t computed = t->run(next, static_cast<SnapshotUse>(pick(4)), 50 + pick(100), pick(4) != 0, pick(2));
+        Tokens next = from.size() > 300 ? prompt(seed * 1000 + step, 30)
+                                        : joined(from, prompt(seed * 1000 + step, 1 + pick(90)));
+        int64_t computed =
+            t->run(next, static_cast<SnapshotUse>(pick(4)), 50 + pick(100), pick(4) != 0, pick(2));
         EXPECT_LE(computed, std::ssize(next));
         known.push_back(next);
       } else if (what < 70) {
@@ -203,7 +208,8 @@ TEST(PrefixCacheOnDisk, ARandomWalkKeepsEveryInvariant) {
           EXPECT_LE(point.length / kSpanTokens * kSpanTokens, match.page_tokens);
           EXPECT_LE(point.length, std::ssize(from));
         }
-        auto restore = t->cache->restore({0, from}, match.page_tokens, match.points.empty() ? 0 : match.points.back().length);
+        auto restore = t->cache->restore({0, from}, match.page_tokens,
+                                         match.points.empty() ? 0 : match.points.back().length);
         if (restore) open.push_back(std::move(*restore));
       } else if (what < 80 && !open.empty()) {
         open.erase(open.begin() + pick(static_cast<uint32_t>(open.size())));

@@ -28,7 +28,8 @@ Result<SpanHash> SpanHash::parse(std::string_view text) {
     return error == std::errc() && end == digits.data() + digits.size();
   };
   if (text.size() != 32 || !word(text.substr(0, 16), h.high) || !word(text.substr(16), h.low)) {
-    return Error{ErrorCode::kInvalid, fmt::format("'{}' names no prefix, expected 32 hex digits", text.substr(0, 64))};
+    return Error{ErrorCode::kInvalid,
+                 fmt::format("'{}' names no prefix, expected 32 hex digits", text.substr(0, 64))};
   }
   return h;
 }

@@ -1,8 +1,9 @@
-// SpanHash: names a prefix by its namespace and every token up to the end of one span (a page's worth of tokens).
+// SpanHash: names a prefix by its namespace and every token up to the end of one span (a page's worth of
+// tokens).
 //
-// A chain: the hash of a span covers the hash before it and the span's own tokens, so equal hashes mean equal prefixes
-// but for a collision, which is why whoever looks up by hash compares the tokens too. xxh3-128: fast, not
-// cryptographic. The values are on disk: changing them changes kDiskFormatVersion.
+// A chain: the hash of a span covers the hash before it and the span's own tokens, so equal hashes mean equal
+// prefixes but for a collision, which is why whoever looks up by hash compares the tokens too. xxh3-128:
+// fast, not cryptographic. The values are on disk: changing them changes kDiskFormatVersion.
 #pragma once
 
 #include <compare>

@@ -162,6 +162,11 @@ class Bench {
   void measure_machine() {
     ThreadPool pool(threads());
     threads_ = pool.size();
+    if (!runner_.ops().memory().on_host()) {
+      bandwidth_ = copy_bandwidth();
+      matrix_ = own_bf16();
+      return;
+    }
     auto memory = Buffer::make(int64_t{1} << 30, "the bandwidth measurement");
     if (memory) {
       std::memset(memory->data(), 1, memory->size());
@@ -174,13 +179,42 @@ class Bench {
 
   // The bf16 product that oneDNN is asked for, by this backend's own linear op.
   MatrixRate own_bf16() {
-    constexpr int64_t kM = 4096, kN = 4096, kK = 512;
-    std::vector<uint16_t> w(kN * kK, 0x3c00);
-    std::vector<float> x(kM * kK, 1.f), y(kM * kN);
-    WeightMatrix matrix{WeightFormat::kBf16, kN, kK, w.data(), nullptr};
-    double seconds = bench::best_seconds(
-        kSecondsPerCeiling, [&] { runner_.ops().linear({matrix, View<const float, 2>(x.data(), {kM, kK}), View<float, 2>(y.data(), {kM, kN}), LinearKind::kBf16}); });
-    return {2.0 * kM * kN * kK / seconds, "kvasir's own bf16 linear op, 4096x4096x512"};
+    Ops& ops = runner_.ops();
+    int64_t m = 4096, n = 4096, k = ops.memory().on_host() ? 512 : 4096;
+    auto w = ops.memory().allocate(n * k * 2, "a weight"), x = ops.memory().allocate(m * k * 4, "rows"), y = ops.memory().allocate(m * n * 4, "rows");
+    if (!w || !x || !y) return {};
+    std::vector<uint16_t> ones(static_cast<size_t>(n * k), 0x3f80);
+    ops.memory().write(w->data(), ones.data(), w->size());
+    std::vector<float> rows = random_rows(m * k);
+    ops.memory().write(x->data(), rows.data(), x->size());
+    WeightMatrix matrix{WeightFormat::kBf16, n, k, w->data(), nullptr};
+    double seconds = bench::best_seconds(kSecondsPerCeiling, [&] {
+      ops.linear({matrix, x->view<const float, 2>({m, k}), y->view<float, 2>({m, n}), LinearKind::kBf16});
+      (void)ops.synchronize();
+    });
+    return {2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) / seconds,
+            fmt::format("kvasir's own bf16 linear op, {}x{}x{}", m, n, k)};
+  }
+
+  // Bytes read and written a second by copies within the backend's memory.
+  double copy_bandwidth() {
+    constexpr int64_t kBytes = int64_t{1} << 30;
+    Ops& ops = runner_.ops();
+    auto from = ops.memory().allocate(kBytes, "the bandwidth measurement"), to = ops.memory().allocate(kBytes, "the bandwidth measurement");
+    if (!from || !to) return 0;
+    constexpr int kCopies = 20;
+    double seconds = bench::best_seconds(kSecondsPerCeiling, [&] {
+      for (int i = 0; i < kCopies; ++i) ops.memory().copy(to->data(), from->data(), kBytes);
+      (void)ops.synchronize();
+    });
+    return 2.0 * kCopies * static_cast<double>(kBytes) / seconds;
+  }
+
+  std::vector<float> random_rows(int64_t n) {
+    std::normal_distribution<float> normal;
+    std::vector<float> rows(static_cast<size_t>(n));
+    for (float& x : rows) x = normal(rng_);
+    return rows;
   }
 
   std::vector<int32_t> random_ids(int64_t n) {
@@ -301,8 +335,8 @@ Status run(const BenchOptions& options) {
   }
   KVASIR_TRY(ModelConfig config, synthetic_config(options));
   ThreadPool pool(options.compute.threads);
-  KVASIR_TRY(Model model, make_synthetic(config, 1, pool.size(), &bar));
   KVASIR_TRY(auto ops, make_ops(options.compute));
+  KVASIR_TRY(Model model, make_synthetic(config, 1, pool.size(), &bar, ops->memory()));
   KVASIR_TRY(auto runner, Runner::make(model, std::move(ops), r));
   return Bench(options, *runner).run();
 }

@@ -1,7 +1,7 @@
 // kvasir cache: what a prefix cache's folder holds, whether it is whole, and taking prefixes out and in.
 //
-// No model is loaded: segments say whose they are and what shape their pages have. stat, ls, verify and export only read
-// and may run beside a server; prune and import take the folder for themselves.
+// No model is loaded: segments say whose they are and what shape their pages have. stat, ls, verify and
+// export only read and may run beside a server; prune and import take the folder for themselves.
 #pragma once
 
 #include <cstdint>

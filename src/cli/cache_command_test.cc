@@ -51,7 +51,8 @@ TEST(CacheCommand, ShowsModelsAndPrefixes) {
 
 TEST(CacheCommand, VerifyFindsAWrongByte) {
   Folder f;
-  EXPECT_NE(shown(f.options("verify")).find("\"pages\":11,\"snapshots\":3,\"notes\":1,\"lost\":0"), std::string::npos);
+  EXPECT_NE(shown(f.options("verify")).find("\"pages\":11,\"snapshots\":3,\"notes\":1,\"lost\":0"),
+            std::string::npos);
   std::string name = "kv/" + segment_name(1), bytes = f.dir.read(name);
   bytes[3000] = static_cast<char>(bytes[3000] ^ 1);
   f.dir.write(name, bytes);

@@ -28,7 +28,10 @@ constexpr int64_t kMaxSavedBytes = int64_t{1} << 30;
 class Chat {
  public:
   Chat(const ChatOptions& options, std::unique_ptr<TextSession> session, Sequence sequence)
-      : options_(options), session_(std::move(session)), sequence_(std::move(sequence)), think_(options.think) {}
+      : options_(options),
+        session_(std::move(session)),
+        sequence_(std::move(sequence)),
+        think_(options.think) {}
 
   int run() {
     LineReader reader(0, default_history_path(), [&] { return guard_.interrupted(); });
@@ -71,7 +74,8 @@ class Chat {
     return {};
   }
   Status handle(const ShowStatsCommand&) {
-    std::string line = last_stats_.prompt_tokens > 0 ? statistics_line(last_stats_, *session_, sequence_) : "nothing has been said yet";
+    std::string line = last_stats_.prompt_tokens > 0 ? statistics_line(last_stats_, *session_, sequence_)
+                                                     : "nothing has been said yet";
     std::fprintf(stderr, "%s\n", line.c_str());
     return {};
   }
@@ -80,7 +84,8 @@ class Chat {
     KVASIR_TRY(AtomicFile file, AtomicFile::create(c.path));
     KVASIR_TRY_STATUS(file.write(std::as_bytes(std::span(text))));
     KVASIR_TRY_STATUS(file.commit());
-    std::fprintf(stderr, "saved %zu messages to %s\n", conversation_.messages.size(), printable(c.path).c_str());
+    std::fprintf(stderr, "saved %zu messages to %s\n", conversation_.messages.size(),
+                 printable(c.path).c_str());
     return {};
   }
   Status handle(const LoadCommand& c) {
@@ -90,7 +95,8 @@ class Chat {
     auto loaded = conversation_from_json(*json, OtherParts::kReject);
     if (!loaded) return Error{loaded.error().code, c.path + ": " + loaded.error().message};
     conversation_ = std::move(*loaded);
-    std::fprintf(stderr, "loaded %zu messages; the next answer reads them again\n", conversation_.messages.size());
+    std::fprintf(stderr, "loaded %zu messages; the next answer reads them again\n",
+                 conversation_.messages.size());
     return {};
   }
   Status handle(const HelpCommand&) {
@@ -121,7 +127,8 @@ class Chat {
 
   Status reply(Message& answer) {
     KVASIR_TRY(TextPrompt prompt, session_->chat_prompt(conversation_, think_));
-    KVASIR_TRY(GenerationOptions generation, generation_options(options_.sampling, options_.max_tokens, *session_, fresh_seed()));
+    KVASIR_TRY(GenerationOptions generation,
+               generation_options(options_.sampling, options_.max_tokens, *session_, fresh_seed()));
     ProgressBar bar;
     generation.progress = &bar;
     generation.interrupted = &guard_.flag();
@@ -142,12 +149,14 @@ class Chat {
         std::fflush(stdout);
       }
     };
-    AnswerText text(session_->tokenizer(), OutputFormat{prompt.in_reasoning, ToolChoice::kAuto, {}}, options_.sampling.stop);
-    auto result = generate(session_->runner(), sequence_, std::span(prompt.ids).subspan(shared), generation, [&](const SampledToken& token) {
-      held_.push_back(token.id);
-      show(text.push(token.id));
-      return !text.is_done();
-    });
+    AnswerText text(session_->tokenizer(), OutputFormat{prompt.in_reasoning, ToolChoice::kAuto, {}},
+                    options_.sampling.stop);
+    auto result = generate(session_->runner(), sequence_, std::span(prompt.ids).subspan(shared), generation,
+                           [&](const SampledToken& token) {
+                             held_.push_back(token.id);
+                             show(text.push(token.id));
+                             return !text.is_done();
+                           });
     if (!result) {
       forget();
       return result.error();
@@ -189,7 +198,9 @@ class Chat {
     JsonWriter json(JsonWriter::Layout::kIndented);
     json.begin_object().begin_array("messages");
     for (const Message& m : conversation_.messages) {
-      json.begin_object().field("role", m.role == Role::kAssistant ? "assistant" : m.role == Role::kSystem ? "system" : "user");
+      json.begin_object().field("role", m.role == Role::kAssistant ? "assistant"
+                                        : m.role == Role::kSystem  ? "system"
+                                                                   : "user");
       json.field("content", m.content);
       if (m.reasoning) json.field("reasoning_content", *m.reasoning);
       json.end_object();
@@ -203,9 +214,9 @@ class Chat {
   Sequence sequence_;
   ThinkChoice think_;
   Conversation conversation_;
-  std::string attached_;         // files that go with the next message
-  std::vector<int32_t> held_;    // the tokens that sequence_ holds
-  Snapshot snapshot_;            // of sequence_, just before the last answer
+  std::string attached_;       // files that go with the next message
+  std::vector<int32_t> held_;  // the tokens that sequence_ holds
+  Snapshot snapshot_;          // of sequence_, just before the last answer
   GenerationStats last_stats_;
   InterruptGuard guard_{SecondInterrupt::kIsIgnored};
 };

@@ -1,13 +1,12 @@
-// Every flag of every subcommand. Names and meanings are promises of the README; ranges are checked here,
-// once, so that the subcommands may rely on them. CLI11 costs seconds per file and stays in this one.
+// Every flag of every subcommand; those of the server's own are in server_commands.cc. Names and meanings are promises
+// of the README; ranges are checked here, once, so that the subcommands may rely on them. CLI11 costs seconds per file and
+// stays in these two.
 #include "cli/command_line.h"
 
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <cstdio>
-#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,19 +14,16 @@
 
 #include "base/result.h"
 #include "cli/bench.h"
-#include "cli/cache_command.h"
 #include "cli/chat.h"
 #include "cli/error.h"
-#include "cli/export_gguf.h"
+#include "cli/flag_kinds.h"
 #include "cli/generate.h"
 #include "cli/inspect.h"
-#include "cli/key.h"
 #include "cli/logits.h"
 #include "cli/memory.h"
 #include "cli/perplexity.h"
-#include "cli/serve.h"
+#include "cli/server_commands.h"
 #include "cli/tokenize.h"
-#include "server/settings.h"
 
 namespace kvasir {
 namespace {
@@ -35,50 +31,6 @@ namespace {
 constexpr int64_t kMaxContext = 1'073'741'824;  // far above any model's; no byte count leaves int64
 constexpr int64_t kMaxBatch = 4096;
 constexpr int kMaxThreads = 1024;
-
-// The whole of `text` as a decimal number.
-template <class T>
-bool parse_number(std::string_view text, T& out) {
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-// A number within [low, high], for Option::transform. CLI11's own conversions take -1 for an unsigned number,
-// 010 for 8, and let NaN through its Range; so the text is parsed here and handed on in plain form.
-template <class T>
-CLI::Validator between(T low, T high) {
-  auto check = [=](std::string& text) {
-    T value{};
-    if (!parse_number(text, value) || !(value >= low && value <= high)) {
-      return fmt::format("'{}' is not a number from {} to {}", text, low, high);
-    }
-    text = fmt::format("{}", value);
-    return std::string();
-  };
-  return CLI::Validator(check, "");
-}
-
-// An option whose value is one of a few words. `target` may be the enum or an optional of it.
-template <class Enum, class Target>
-CLI::Option* add_choice(CLI::App& app, const std::string& flag, Target& target,
-                        std::vector<std::pair<std::string, Enum>> choices, const std::string& help) {
-  std::string names;
-  for (const auto& choice : choices) names += (names.empty() ? "" : "|") + choice.first;
-  auto check = [choices, names](std::string& text) {
-    for (const auto& choice : choices) {
-      if (choice.first == text) return std::string();
-    }
-    return fmt::format("'{}' is not one of {}", text, names);
-  };
-  auto assign = [choices, &target](const std::string& text) {
-    for (const auto& choice : choices) {
-      if (choice.first == text) target = choice.second;
-    }
-  };
-  return app.add_option_function<std::string>(flag, assign, help)
-      ->check(CLI::Validator(check, ""))
-      ->type_name(names);
-}
 
 void declare_compute(CLI::App& app, ComputeOptions& o) {
   app.add_option("--threads", o.threads, "Threads that compute (default: one per core)")
@@ -115,10 +67,6 @@ void declare_compute(CLI::App& app, ComputeOptions& o) {
       ->group("Compute");
 }
 
-void declare_model(CLI::App& app, std::string& model_dir) {
-  app.add_option("-m,--model", model_dir, "Checkpoint folder (default: the bundled model)")->type_name("DIR");
-}
-
 void declare_think(CLI::App& app, ThinkChoice& think) {
   add_choice<ThinkChoice>(
       app, "--think", think,
@@ -133,8 +81,6 @@ void declare_max_tokens(CLI::App& app, int64_t& max_tokens, const std::string& h
       ->type_name("N")
       ->capture_default_str();
 }
-
-void declare_json(CLI::App& app, bool& json, const std::string& help) { app.add_flag("--json", json, help); }
 
 std::string parse_logit_bias(const std::string& text, std::pair<int64_t, float>& out) {
   size_t colon = text.find(':');
@@ -287,38 +233,6 @@ void declare(CLI::App& app, MemoryOptions& o) {
   declare_json(app, o.json, "A JSON object in place of the tables");
 }
 
-void declare(CLI::App& app, CacheOptions& o) {
-  auto action = [](std::string& text) {
-    for (const char* known : {"stat", "ls", "verify", "prune", "export", "import"}) {
-      if (text == known) return std::string();
-    }
-    return fmt::format("'{}' is not one of stat|ls|verify|prune|export|import", text);
-  };
-  app.add_option("action", o.action,
-                 "stat: sizes by model; ls: prefixes; verify: read and check every byte; prune: forget --prefix or shrink to "
-                 "--max-bytes; export FILE, import FILE: --prefix or everything")
-      ->check(CLI::Validator(action, ""))
-      ->type_name("stat|ls|verify|prune|export|import")
-      ->required();
-  app.add_option("file", o.file, "Of export and import")->type_name("FILE");
-  app.add_option("--cache-dir", o.folder, "The cache's folder (default: ~/.cache/kvasir)")->type_name("DIR");
-  app.add_option("--prefix", o.prefix, "Only this prefix, by its id in ls")->type_name("ID");
-  app.add_option("--model", o.model, "Only the model whose weights' hash begins so")->type_name("HASH");
-  app.add_option("--max-bytes", o.max_bytes, "Shrink to this size")->transform(between<int64_t>(1, int64_t{1} << 60))->type_name("N");
-  declare_json(app, o.json, "A JSON object in place of the table");
-}
-
-void declare(CLI::App& app, ExportGgufOptions& o) {
-  declare_model(app, o.model_dir);
-  app.add_option("--out", o.out_file, "The file to write")->type_name("FILE")->required();
-  add_choice<GgufWeights>(app, "--type", o.weights,
-                          {{"f32", GgufWeights::kF32}, {"bf16", GgufWeights::kBf16}, {"q8_0", GgufWeights::kQ8_0}, {"mxfp4", GgufWeights::kMxfp4}},
-                          "Of matrices. q8_0: FP8 and FP4 become Q8_0, BF16 stays; mxfp4: the same, with FP4 experts bit for bit")
-      ->default_str("bf16");
-  app.add_flag("--mtp", o.mtp, "Also the MTP block (llama.cpp before August 2026 takes it for one more layer)");
-  declare_json(app, o.json, "A JSON object in place of the line");
-}
-
 std::string check_compress_ratio(std::string& text) {
   return text == "0" || text == "4" || text == "128" ? "" : fmt::format("'{}' is not 0, 4 or 128", text);
 }
@@ -362,34 +276,6 @@ void declare(CLI::App& app, BenchOptions& o) {
   declare_compute(app, o.compute);
 }
 
-// The flags are the server's own table of settings; a value is tried at once, so that the error names its flag.
-void declare(CLI::App& app, ServeOptions& o) {
-  app.add_option("--config", o.config, "TOML file of settings; flags win over it")->type_name("FILE");
-  app.add_flag("--check-config", o.check_config, "Check settings and the files they name, print them all, and end");
-  for (const Setting& setting : setting_list()) {
-    std::string key = setting.key;
-    auto assign = [&o, key](const std::string& text) { o.settings.emplace_back(key, text); };
-    auto check = [&setting](std::string& text) {
-      Settings scratch;
-      auto status = setting.read(scratch, text);
-      return status ? std::string() : status.error().message;
-    };
-    app.add_option_function<std::string>(key == "model.dir" ? "-m,--model" : setting.flag, assign, setting.help)
-        ->check(CLI::Validator(check, ""))
-        ->type_name(setting.type)
-        ->default_str(setting.write(Settings()))
-        ->group(key.substr(0, key.find('.')));
-  }
-}
-
-void declare(CLI::App& app, KeyOptions& o) {
-  app.add_option("name", o.name, "Who it is for; shows in logs and metrics")->type_name("NAME")->required();
-  app.add_option("--file", o.file, "Key file to add its hash to; made if it is not there")->type_name("FILE")->required();
-  app.add_option("--max-streams", o.max_streams, "Requests it may run at once; 0: the server's limit")
-      ->transform(between<int64_t>(0, 1 << 20))
-      ->type_name("N");
-}
-
 // What one flag alone cannot tell.
 Status check(const ComputeOptions& o) {
   if (o.cpu_isa && o.backend != BackendKind::kCpu)
@@ -420,13 +306,6 @@ Status check(const MemoryOptions&) { return {}; }
 Status check(const ServeOptions&) { return {}; }
 Status check(const KeyOptions&) { return {}; }
 Status check(const ExportGgufOptions&) { return {}; }
-Status check(const CacheOptions& o) {
-  bool file = o.action == "export" || o.action == "import";
-  if (file == o.file.empty()) return Error{ErrorCode::kInvalid, fmt::format("cache {}: {}", o.action, file ? "which FILE?" : "takes no file")};
-  if (o.action == "prune" && o.prefix.empty() && o.max_bytes == 0) return Error{ErrorCode::kInvalid, "cache prune: --prefix ID or --max-bytes N?"};
-  return {};
-}
-
 }  // namespace
 
 struct CommandLine::State {

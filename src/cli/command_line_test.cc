@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/bench.h"
+#include "cli/cache_command.h"
 #include "cli/chat.h"
 #include "cli/export_gguf.h"
 #include "cli/generate.h"
@@ -320,6 +321,17 @@ TEST(CommandLine, TheSmallSubcommandsTakeTheirFlags) {
                   "'-5' is not a number from 1");
   EXPECT_CONTAINS(refused<MemoryOptions>({"memory", "--model", "pro", "--context", "99999999999999999999"}),
                   "--context");
+}
+
+TEST(CommandLine, CacheSaysWhereAFolderBelongs) {
+  auto o = parsed<CacheOptions>({"cache", "export", "all.kv", "--cache-dir", "/c", "--prefix", "ab"});
+  EXPECT_EQ(o.action, "export");
+  EXPECT_EQ(o.file, "all.kv");
+  EXPECT_EQ(o.folder, "/c");
+  EXPECT_EQ(o.prefix, "ab");
+  EXPECT_CONTAINS(refused<CacheOptions>({"cache", "stat", "/c"}), "a cache's folder is named by --cache-dir /c");
+  EXPECT_CONTAINS(refused<CacheOptions>({"cache", "import"}), "import: which FILE?");
+  EXPECT_CONTAINS(refused<CacheOptions>({"cache", "prune"}), "--prefix ID or --max-bytes N?");
 }
 
 TEST(CommandLine, HelpAndVersionPrintOnStandardOutput) {

@@ -44,7 +44,8 @@ int finish_output(int code) {
   errno = 0;
   if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return code;
   // A write that failed earlier left its mark on the stream and its errno long ago.
-  report_error({ErrorCode::kIo, std::string("standard output: cannot write") + (errno ? ": " : "") + (errno ? std::strerror(errno) : "")});
+  report_error({ErrorCode::kIo, std::string("standard output: cannot write") + (errno ? ": " : "") +
+                                    (errno ? std::strerror(errno) : "")});
   return kExitFailure;
 }
 

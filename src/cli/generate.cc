@@ -29,9 +29,12 @@ Result<TextPrompt> make_prompt(const GenerateOptions& options, const TextSession
 
 const char* end_name(GenerationEnd end) {
   switch (end) {
-    case GenerationEnd::kStop: return "stop";
-    case GenerationEnd::kLength: return "length";
-    case GenerationEnd::kCancelled: return "cancelled";
+    case GenerationEnd::kStop:
+      return "stop";
+    case GenerationEnd::kLength:
+      return "length";
+    case GenerationEnd::kCancelled:
+      return "cancelled";
   }
   return "?";
 }
@@ -39,10 +42,13 @@ const char* end_name(GenerationEnd end) {
 // The answer as the JSON object of --json.
 class JsonAnswer {
  public:
-  void show(Delta::Kind kind, std::string_view text) { (kind == Delta::Kind::kReasoning ? reasoning_ : content_) += text; }
+  void show(Delta::Kind kind, std::string_view text) {
+    (kind == Delta::Kind::kReasoning ? reasoning_ : content_) += text;
+  }
   void token(const SampledToken& token) { tokens_.push_back(token); }
 
-  std::string text(const GenerationResult& result, uint64_t seed, int logprobs, TextSession& session, const Sequence& sequence) const {
+  std::string text(const GenerationResult& result, uint64_t seed, int logprobs, TextSession& session,
+                   const Sequence& sequence) const {
     const GenerationStats& s = result.stats;
     JsonWriter json(JsonWriter::Layout::kIndented);
     json.begin_object().field("text", content_);
@@ -53,17 +59,30 @@ class JsonAnswer {
     if (logprobs > 0) {
       json.begin_array("logprobs");
       for (const SampledToken& t : tokens_) {
-        json.begin_object().field("id", t.id).field("token", session.tokenizer().token_bytes(t.id)).field("logprob", double{t.logprob});
+        json.begin_object()
+            .field("id", t.id)
+            .field("token", session.tokenizer().token_bytes(t.id))
+            .field("logprob", double{t.logprob});
         json.begin_array("top");
         for (auto [id, logprob] : t.top)
-          json.begin_object().field("id", id).field("token", session.tokenizer().token_bytes(id)).field("logprob", double{logprob}).end_object();
+          json.begin_object()
+              .field("id", id)
+              .field("token", session.tokenizer().token_bytes(id))
+              .field("logprob", double{logprob})
+              .end_object();
         json.end_array().end_object();
       }
       json.end_array();
     }
-    json.begin_object("statistics").field("prompt_tokens", s.prompt_tokens).field("generated_tokens", s.generated_tokens);
-    json.field("prefill_seconds", s.prefill_seconds).field("decode_seconds", s.decode_seconds).field("decode_steps", s.decode_steps);
-    json.field("drafted", s.drafted).field("accepted", s.accepted).field("kv_bytes_held", sequence.held_bytes());
+    json.begin_object("statistics")
+        .field("prompt_tokens", s.prompt_tokens)
+        .field("generated_tokens", s.generated_tokens);
+    json.field("prefill_seconds", s.prefill_seconds)
+        .field("decode_seconds", s.decode_seconds)
+        .field("decode_steps", s.decode_steps);
+    json.field("drafted", s.drafted)
+        .field("accepted", s.accepted)
+        .field("kv_bytes_held", sequence.held_bytes());
     json.field("numerics", numerics_name(session.session().numerics)).end_object().end_object();
     return json.text();
   }
@@ -95,7 +114,8 @@ Result<int> run(const GenerateOptions& options) {
   KVASIR_TRY(auto session, TextSession::open(options.model_dir, options.compute, runner_options, &bar));
   KVASIR_TRY(TextPrompt prompt, make_prompt(options, *session));
   uint64_t seed = options.sampling.seed.value_or(fresh_seed());
-  KVASIR_TRY(GenerationOptions generation, generation_options(options.sampling, options.max_tokens, *session, seed));
+  KVASIR_TRY(GenerationOptions generation,
+             generation_options(options.sampling, options.max_tokens, *session, seed));
   if (options.logprobs > 0) generation.sampling.top_logprobs = options.logprobs;
   InterruptGuard guard(SecondInterrupt::kEndsProgram);
   generation.interrupted = &guard.flag();
@@ -107,10 +127,12 @@ Result<int> run(const GenerateOptions& options) {
   if (!options.raw) format = OutputFormat{prompt.in_reasoning, ToolChoice::kAuto, {}};
   AnswerText answer(session->tokenizer(), format, options.sampling.stop);
   auto show = [&](const std::vector<Delta>& deltas) {
-    for (const Delta& delta : deltas) options.json ? json.show(delta.kind, delta.text) : plain.show(delta.kind, delta.text);
+    for (const Delta& delta : deltas)
+      options.json ? json.show(delta.kind, delta.text) : plain.show(delta.kind, delta.text);
   };
   KVASIR_TRY(Sequence sequence, session->runner().make_sequence());
-  KVASIR_TRY(GenerationResult result, generate(session->runner(), sequence, prompt.ids, generation, [&](const SampledToken& token) {
+  KVASIR_TRY(GenerationResult result,
+             generate(session->runner(), sequence, prompt.ids, generation, [&](const SampledToken& token) {
                json.token(token);
                show(answer.push(token.id));
                return !answer.is_done();
@@ -121,7 +143,8 @@ Result<int> run(const GenerateOptions& options) {
   } else {
     std::puts("");
     std::fflush(stdout);
-    std::fprintf(stderr, "%s; seed %llu\n", statistics_line(result.stats, *session, sequence).c_str(), static_cast<unsigned long long>(seed));
+    std::fprintf(stderr, "%s; seed %llu\n", statistics_line(result.stats, *session, sequence).c_str(),
+                 static_cast<unsigned long long>(seed));
   }
   return result.end == GenerationEnd::kCancelled ? kExitInterrupted : kExitOk;
 }

@@ -15,7 +15,8 @@ int run_key(const KeyOptions& options) {
     return report_error(added.error());
   }
   std::printf("%s\n", key->c_str());
-  std::fprintf(stderr, "kvasir: this is the only time the key is shown; %s has its hash\n", options.file.c_str());
+  std::fprintf(stderr, "kvasir: this is the only time the key is shown; %s has its hash\n",
+               options.file.c_str());
   return kExitOk;
 }
 

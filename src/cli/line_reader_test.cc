@@ -80,7 +80,8 @@ TEST(LineReader, CtrlCWhileWaitingDropsTheMessage) {
   ASSERT_EQ(write(ends[1], "half\\\n", 6), 6);
   pthread_t self = pthread_self();
   std::thread typist([&] {
-    for (int unread = 1; unread > 0; ioctl(ends[0], FIONREAD, &unread)) std::this_thread::yield();  // the reader took the line
+    for (int unread = 1; unread > 0; ioctl(ends[0], FIONREAD, &unread))
+      std::this_thread::yield();  // the reader took the line
     pthread_kill(self, SIGINT);
   });
   std::string message = "before";

@@ -62,7 +62,8 @@ void add_comparison(const MemoryReport& r, std::string& out) {
   row("  per token of context",
       [](const Footprint& f) { return fmt::format("{:.2f} B", f.kv_bytes_per_token()); });
   row("  this model's share", [&](const Footprint& f) { return percent(bytes(r.v4), bytes(f)); });
-  table.add_row({"  held by kvasir, all in", r.held_bytes > 0 ? human_bytes(static_cast<double>(r.held_bytes)) : "(refused)"});
+  table.add_row({"  held by kvasir, all in",
+                 r.held_bytes > 0 ? human_bytes(static_cast<double>(r.held_bytes)) : "(refused)"});
   row("GFLOP per decoded token", [](const Footprint& f) { return gflop(f.flops_per_token()); });
   row("  FP8-equivalent", [&](const Footprint& f) { return gflop(fp8(f)); });
   row("  this model's share", [&](const Footprint& f) { return percent(fp8(r.v4), fp8(f)); });

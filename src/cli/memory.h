@@ -22,8 +22,8 @@ struct MemoryReport {
   std::string model;  // as asked for
   int64_t context = 0;
   Footprint v4, v3_2, gqa8, mha;
-  // What kvasir's own allocator takes for such a sequence: pages in whole slabs, windows and tails with their slack. 0:
-  // the system refused the address space.
+  // What kvasir's own allocator takes for such a sequence: pages in whole slabs, windows and tails with their
+  // slack. 0: the system refused the address space.
   int64_t held_bytes = 0;
 };
 

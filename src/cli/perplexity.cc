@@ -36,7 +36,9 @@ Result<int> run(const PerplexityOptions& options) {
   KVASIR_TRY(std::string text, read_text_file(options.file, kMaxBytes));
   KVASIR_TRY(TextPrompt prompt, session->raw_prompt(text));
   auto tokens = static_cast<int64_t>(prompt.ids.size());
-  if (tokens < 2) return Error{ErrorCode::kInvalid, fmt::format("{}: the file is empty, there is nothing to predict", options.file)};
+  if (tokens < 2)
+    return Error{ErrorCode::kInvalid,
+                 fmt::format("{}: the file is empty, there is nothing to predict", options.file)};
 
   InterruptGuard guard(SecondInterrupt::kEndsProgram);
   Runner& runner = session->runner();
@@ -48,22 +50,28 @@ Result<int> run(const PerplexityOptions& options) {
     int64_t n = std::min(kChunk, tokens - 1 - at);  // the last token is predicted, not read
     Runner::Item item{&sequence, std::span(prompt.ids).subspan(at, n), Runner::Logits::kAll};
     KVASIR_TRY_STATUS(runner.step({&item, 1}));
-    for (int64_t i = 0; i < n; ++i) nats += negative_log_probability(runner.logits().row(i), session->session().config().vocab_size, prompt.ids[at + i + 1]);
+    for (int64_t i = 0; i < n; ++i)
+      nats += negative_log_probability(runner.logits().row(i), session->session().config().vocab_size,
+                                       prompt.ids[at + i + 1]);
     at += n;
     bar.tick(at);
   }
   bar.end();
   auto predicted = static_cast<double>(tokens - 1);
-  double perplexity = std::exp(nats / predicted), bits_per_byte = nats / std::log(2.0) / static_cast<double>(text.size());
+  double perplexity = std::exp(nats / predicted),
+         bits_per_byte = nats / std::log(2.0) / static_cast<double>(text.size());
   if (options.json) {
     JsonWriter json;
-    json.begin_object().field("tokens", tokens - 1).field("bytes", text.size()).field("perplexity", perplexity);
+    json.begin_object()
+        .field("tokens", tokens - 1)
+        .field("bytes", text.size())
+        .field("perplexity", perplexity);
     json.field("nats_per_token", nats / predicted).field("bits_per_byte", bits_per_byte);
     json.field("numerics", numerics_name(session->session().numerics)).end_object();
     std::puts(json.text().c_str());
   } else {
-    std::printf("perplexity %.4f over %lld tokens (%.4f bits per byte of %zu)\n", perplexity, static_cast<long long>(tokens - 1), bits_per_byte,
-                text.size());
+    std::printf("perplexity %.4f over %lld tokens (%.4f bits per byte of %zu)\n", perplexity,
+                static_cast<long long>(tokens - 1), bits_per_byte, text.size());
   }
   return kExitOk;
 }

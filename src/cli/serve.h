@@ -8,9 +8,9 @@
 namespace kvasir {
 
 struct ServeOptions {
-  std::string config;                                          // --config
-  bool check_config = false;                                   // --check-config
-  std::vector<std::pair<std::string, std::string>> settings;   // flags: key and text, each valid by itself
+  std::string config;                                         // --config
+  bool check_config = false;                                  // --check-config
+  std::vector<std::pair<std::string, std::string>> settings;  // flags: key and text, each valid by itself
 };
 
 // Returns the process's exit code (cli/error.h).

@@ -25,8 +25,8 @@ struct Session {
 
 // `dir` empty: the bundled model. Prints the checkpoint's notes on stderr. The Session does not move in
 // memory (the runner points into it), hence the pointer.
-Result<std::unique_ptr<Session>> open_session(const std::string& dir, const ComputeOptions& compute, const RunnerOptions& options,
-                                              ProgressSink* progress);
+Result<std::unique_ptr<Session>> open_session(const std::string& dir, const ComputeOptions& compute,
+                                              const RunnerOptions& options, ProgressSink* progress);
 
 // Tokens of a prefill step: large enough that every expert of a large model sees many rows.
 inline constexpr int64_t kPrefillChunk = 2048;

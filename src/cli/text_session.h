@@ -22,8 +22,8 @@ struct TextPrompt {
 
 class TextSession {
  public:
-  static Result<std::unique_ptr<TextSession>> open(const std::string& dir, const ComputeOptions& compute, const RunnerOptions& options,
-                                                   ProgressSink* progress);
+  static Result<std::unique_ptr<TextSession>> open(const std::string& dir, const ComputeOptions& compute,
+                                                   const RunnerOptions& options, ProgressSink* progress);
 
   // The conversation as this checkpoint's chat template has it.
   Result<TextPrompt> chat_prompt(const Conversation& conversation, ThinkChoice think) const;
@@ -36,19 +36,22 @@ class TextSession {
   int32_t eos_id() const { return session_->config().eos_id; }
 
  private:
-  TextSession(std::unique_ptr<Session> session, Tokenizer tokenizer) : session_(std::move(session)), tokenizer_(std::move(tokenizer)) {}
+  TextSession(std::unique_ptr<Session> session, Tokenizer tokenizer)
+      : session_(std::move(session)), tokenizer_(std::move(tokenizer)) {}
   Status check_ids(const std::vector<int32_t>& ids) const;
 
   std::unique_ptr<Session> session_;
   Tokenizer tokenizer_;
 };
 
-// Sampling and drafts as the engine wants them. `seed` replaces an unset one. Errors: a biased id outside the vocabulary.
-Result<GenerationOptions> generation_options(const SamplingOptions& sampling, int64_t max_tokens, TextSession& session, uint64_t seed);
+// Sampling and drafts as the engine wants them. `seed` replaces an unset one. Errors: a biased id outside the
+// vocabulary.
+Result<GenerationOptions> generation_options(const SamplingOptions& sampling, int64_t max_tokens,
+                                             TextSession& session, uint64_t seed);
 uint64_t fresh_seed();
 
-// A file's text as it stands in a prompt, in the form that DeepSeek recommends for file uploads: its name, then
-// its contents between two marker lines. Errors: unreadable, too large.
+// A file's text as it stands in a prompt, in the form that DeepSeek recommends for file uploads: its name,
+// then its contents between two marker lines. Errors: unreadable, too large.
 Result<std::string> file_for_prompt(const std::string& path);
 
 // "prompt 812 tokens at 954.1/s, 120 generated at 61.0/s, ...": one line, without a line end.

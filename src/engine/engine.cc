@@ -16,7 +16,9 @@
 namespace kvasir {
 namespace {
 
-constexpr double kCacheShare = 0.25, kSnapshotShare = 0.0625;  // of the machine's memory, unless told otherwise
+constexpr int64_t kDeviceScratch = int64_t{2} << 30;  // of a device backend's ops, with room for what it allocates late
+constexpr double kCacheShare = 0.25,
+                 kSnapshotShare = 0.0625;  // of the machine's memory, unless told otherwise
 
 // The disk tier counts by a walk over all its records: too dear for every step.
 constexpr auto kCacheCountInterval = std::chrono::milliseconds(250);
@@ -25,12 +27,33 @@ int64_t machine_bytes() { return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_
 
 Status check_options(const EngineOptions& o) {
   if (o.step_tokens < 1 || o.max_running < 1 || o.max_waiting < 0 || o.draft_max_running < 0)
-    return Error{ErrorCode::kInvalid, fmt::format("engine: step_tokens {}, max_running {}, max_waiting {}, draft_max_running {}: the first two "
-                                                  "must be at least 1, the others not negative", o.step_tokens, o.max_running, o.max_waiting,
-                                                  o.draft_max_running)};
+    return Error{
+        ErrorCode::kInvalid,
+        fmt::format(
+            "engine: step_tokens {}, max_running {}, max_waiting {}, draft_max_running {}: the first two "
+            "must be at least 1, the others not negative",
+            o.step_tokens, o.max_running, o.max_waiting, o.draft_max_running)};
   if (o.draft_tokens < 0 || o.draft_tokens >= kRollbackSlack)
-    return Error{ErrorCode::kInvalid, fmt::format("engine: draft_tokens {}: 0 to {} are possible", o.draft_tokens, kRollbackSlack - 1)};
+    return Error{ErrorCode::kInvalid, fmt::format("engine: draft_tokens {}: 0 to {} are possible",
+                                                  o.draft_tokens, kRollbackSlack - 1)};
   return {};
+}
+
+// On the host a share of the machine; of a device all that weights, activations, running sequences and the scratch of
+// its ops leave.
+Result<int64_t> default_cache_bytes(const Model& model, const KvLayout& layout, Ops& ops, const RunnerOptions& r, int max_running) {
+  if (ops.memory().on_host()) return static_cast<int64_t>(kCacheShare * static_cast<double>(machine_bytes()));
+  KVASIR_TRY(int64_t available, ops.memory().available());
+  int64_t activations = Workspace::bytes(model.config, layout, r.max_step_tokens, r.max_logit_rows, r.mtp, ops);
+  int64_t states = max_running * layout.state_bytes;
+  int64_t left = available - activations - states - kDeviceScratch;
+  if (left < 2 * PagePool::kSlabPages * layout.page_bytes) {
+    return Error{ErrorCode::kBusy,
+                 fmt::format("the device has {:.2f} GB left beside the weights; activations of {} rows need {:.2f}, {} running sequences {:.2f}, "
+                             "scratch {:.2f}: nothing is left for the cache. Lower engine.step_tokens or engine.running, or load fewer layers",
+                             available * 1e-9, r.max_step_tokens, activations * 1e-9, max_running, states * 1e-9, kDeviceScratch * 1e-9)};
+  }
+  return left;
 }
 
 // A call from another thread, on its stack.
@@ -57,8 +80,8 @@ struct Engine::Impl {
   EngineLoop::Clock::time_point cache_counted{};
 
   mutable std::mutex mutex;
-  std::condition_variable changed;                      // a call is done, or nothing is left to do
-  std::vector<std::unique_ptr<ActiveRequest>> inbox;    // these: guarded by mutex
+  std::condition_variable changed;                    // a call is done, or nothing is left to do
+  std::vector<std::unique_ptr<ActiveRequest>> inbox;  // these: guarded by mutex
   std::vector<Call*> calls;
   EngineMetrics metrics;
   uint64_t arrivals = 0;
@@ -122,27 +145,35 @@ void Engine::Impl::run() {
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-Result<std::unique_ptr<Engine>> Engine::make(const Model& model, std::unique_ptr<Ops> ops, EngineOptions options) {
+Result<std::unique_ptr<Engine>> Engine::make(const Model& model, std::unique_ptr<Ops> ops,
+                                             EngineOptions options) {
   KVASIR_TRY_STATUS(check_options(options));
   if (options.draft_tokens > 0 && !model.mtp)
-    return Error{ErrorCode::kUnsupported, "drafts were asked for, but this checkpoint has no MTP block that kvasir can use"};
+    return Error{ErrorCode::kUnsupported,
+                 "drafts were asked for, but this checkpoint has no MTP block that kvasir can use"};
   KvLayout layout = KvLayout::make(model.config, ops->numerics());
-  if (options.cache_bytes <= 0) options.cache_bytes = static_cast<int64_t>(kCacheShare * static_cast<double>(machine_bytes()));
-  if (options.snapshot_bytes <= 0) options.snapshot_bytes = static_cast<int64_t>(kSnapshotShare * static_cast<double>(machine_bytes()));
+  if (options.snapshot_bytes <= 0)
+    options.snapshot_bytes = static_cast<int64_t>(kSnapshotShare * static_cast<double>(machine_bytes()));
 
   RunnerOptions r;
   r.max_logit_rows = options.max_running + int64_t{options.draft_max_running} * options.draft_tokens;
   r.max_step_tokens = std::max(options.step_tokens, r.max_logit_rows);
-  r.max_pages = options.cache_bytes / std::max<int64_t>(1, layout.page_bytes);
   r.mtp = options.draft_tokens > 0;
+  if (options.cache_bytes <= 0) {
+    KVASIR_TRY(options.cache_bytes, default_cache_bytes(model, layout, *ops, r, options.max_running));
+  }
+  r.max_pages = options.cache_bytes / std::max<int64_t>(1, layout.page_bytes);
   if (r.max_pages < 2) {
-    return Error{ErrorCode::kInvalid, fmt::format("engine: {} bytes for the cache hold {} pages of {} bytes, at least 2 are needed",
-                                                  options.cache_bytes, r.max_pages, layout.page_bytes)};
+    return Error{
+        ErrorCode::kInvalid,
+        fmt::format("engine: {} bytes for the cache hold {} pages of {} bytes, at least 2 are needed",
+                    options.cache_bytes, r.max_pages, layout.page_bytes)};
   }
   auto impl = std::make_unique<Impl>(std::move(options));
   // One sequence alone always fits: admission and preemption rely on it.
   impl->max_context = std::min<int64_t>(model.config.max_context, r.max_pages * kPageTokens);
-  if (impl->options.max_context > 0) impl->max_context = std::min(impl->max_context, impl->options.max_context);
+  if (impl->options.max_context > 0)
+    impl->max_context = std::min(impl->max_context, impl->options.max_context);
   impl->vocab_size = model.config.vocab_size;
   KVASIR_TRY(auto runner, Runner::make(model, std::move(ops), r));
   impl->loop = std::make_unique<EngineLoop>(std::move(runner), std::move(impl->options.disk), impl->options);
@@ -164,6 +195,7 @@ Engine::~Engine() {
     end.reason = EndReason::kCancelled;
     if (request->stream->push(std::move(end))) request->stream->tell_reader();
   }
+  if (impl_->options.told) impl_->options.told();
 }
 
 Result<std::unique_ptr<TokenStream>> Engine::submit(Request request) {
@@ -171,14 +203,19 @@ Result<std::unique_ptr<TokenStream>> Engine::submit(Request request) {
   if (tokens == 0) return Error{ErrorCode::kInvalid, "the prompt is empty: at least one token is needed"};
   if (tokens >= impl_->max_context) {
     return Error{ErrorCode::kInvalid,
-                 fmt::format("{} tokens of prompt leave no room for an answer: the context is {} tokens", tokens, impl_->max_context)};
+                 fmt::format("{} tokens of prompt leave no room for an answer: the context is {} tokens",
+                             tokens, impl_->max_context)};
   }
-  if (request.max_tokens < 1) return Error{ErrorCode::kInvalid, fmt::format("max_tokens is {}: at least 1 is needed", request.max_tokens)};
+  if (request.max_tokens < 1)
+    return Error{ErrorCode::kInvalid,
+                 fmt::format("max_tokens is {}: at least 1 is needed", request.max_tokens)};
   for (const auto* ids : {&request.prompt, &request.script}) {
     for (size_t i = 0; i < ids->size(); ++i) {
       if ((*ids)[i] >= 0 && (*ids)[i] < impl_->vocab_size) continue;
-      return Error{ErrorCode::kInvalid, fmt::format("token id {} at position {} of the {} is outside the vocabulary of {}", (*ids)[i], i,
-                                                    ids == &request.prompt ? "prompt" : "script", impl_->vocab_size)};
+      return Error{
+          ErrorCode::kInvalid,
+          fmt::format("token id {} at position {} of the {} is outside the vocabulary of {}", (*ids)[i], i,
+                      ids == &request.prompt ? "prompt" : "script", impl_->vocab_size)};
     }
   }
   std::sort(request.resume_points.begin(), request.resume_points.end());
@@ -189,8 +226,10 @@ Result<std::unique_ptr<TokenStream>> Engine::submit(Request request) {
     if (!impl_->metrics.healthy) return Error{ErrorCode::kIo, "the engine has failed; it must be restarted"};
     if (impl_->draining || impl_->stopping) return Error{ErrorCode::kBusy, "the engine is shutting down"};
     int64_t waiting = impl_->metrics.waiting + static_cast<int64_t>(impl_->inbox.size());
-    if (waiting >= impl_->options.max_waiting + impl_->options.max_running - std::min<int64_t>(impl_->metrics.running, impl_->options.max_running))
-      return Error{ErrorCode::kBusy, fmt::format("{} requests are waiting, at most {} may", waiting, impl_->options.max_waiting)};
+    if (waiting >= impl_->options.max_waiting + impl_->options.max_running -
+                       std::min<int64_t>(impl_->metrics.running, impl_->options.max_running))
+      return Error{ErrorCode::kBusy, fmt::format("{} requests are waiting, at most {} may", waiting,
+                                                 impl_->options.max_waiting)};
     auto active = std::make_unique<ActiveRequest>(std::move(request), shared, ++impl_->arrivals);
     active->max_tokens = std::min(active->request.max_tokens, impl_->max_context - tokens);
     impl_->inbox.push_back(std::move(active));

@@ -7,9 +7,15 @@
 
 namespace kvasir {
 
-EngineLoop::EngineLoop(std::unique_ptr<Runner> runner, std::unique_ptr<DiskStore> disk, const EngineOptions& options)
-    : options_(options), disk_(std::move(disk)), runner_(std::move(runner)), chunks_(options.step_tokens, options.gap_seconds),
+EngineLoop::EngineLoop(std::unique_ptr<Runner> runner, std::unique_ptr<DiskStore> disk,
+                       const EngineOptions& options)
+    : options_(options),
+      disk_(std::move(disk)),
+      runner_(std::move(runner)),
+      gate_(runner_->layout()),
+      chunks_(options.step_tokens, options.gap_seconds),
       drafts_(static_cast<size_t>(std::max(0, options.draft_max_running)) + 1) {
+  runner_->set_observer(options.observer);
   PrefixCacheOptions cache;
   cache.page_tokens = kPageTokens;
   cache.section_bytes = runner_->layout().section_bytes();
@@ -26,22 +32,25 @@ void EngineLoop::submit(std::unique_ptr<ActiveRequest> request) {
   requests_.push_back(std::move(request));
 }
 
-// Readers are told once a turn, when everybody's token is there: a reader that wakes at the first takes the processor from
-// the engine between two samples, and sleeps again before the next.
+// Readers are told once a turn, when everybody's token is there: a reader that wakes at the first takes the
+// processor from the engine between two samples, and sleeps again before the next.
 void EngineLoop::send(ActiveRequest& a, StreamEvent event) {
   if (a.stream->push(std::move(event))) untold_.push_back(a.stream);
 }
 
 void EngineLoop::tell_readers() {
+  if (untold_.empty()) return;
   for (const auto& stream : untold_) stream->tell_reader();
   untold_.clear();
+  if (options_.told) options_.told();
 }
 
 EngineLoop::Clock::time_point EngineLoop::turn(Clock::time_point now) {
   if (failed_) end_all(EndReason::kFailed, error_);
   expire(now);
-  poll_restores(now);
+  poll_restores();
   admit(now);
+  start_early(now);
   if (plan()) {
     compute();
     remove_ended();
@@ -54,7 +63,8 @@ EngineLoop::Clock::time_point EngineLoop::turn(Clock::time_point now) {
   for (const auto& a : requests_) {
     next = std::min(next, a->request.deadline);
     // Nothing signals that a read is done or that the disk has let go of pages.
-    auto poll = a->phase == Phase::kRestoring ? std::chrono::microseconds(200) : std::chrono::microseconds(2000);
+    auto poll =
+        a->phase == Phase::kRestoring ? std::chrono::microseconds(200) : std::chrono::microseconds(2000);
     next = std::min(next, now + poll);
   }
   return next;
@@ -85,13 +95,17 @@ void EngineLoop::fail(const Error& error) {
   end_all(EndReason::kFailed, error);
 }
 
-// False inside a replay: windows and tails are not yet what they would have been.
-bool EngineLoop::exact(const ActiveRequest& a) { return a.sequence && (a.plan.replayed == 0 || a.length() >= a.plan.stored); }
+// False inside a replay, where windows and tails are not yet what they would have been, and while pages are
+// being read.
+bool EngineLoop::exact(const ActiveRequest& a) {
+  return a.sequence && !a.restore && (a.plan.replayed == 0 || a.length() >= a.plan.stored);
+}
 
 void EngineLoop::publish(ActiveRequest& a) {
   int64_t full = a.length() / kPageTokens;
   if (a.length() < a.plan.stored || full <= a.published) return;
-  cache_->publish(a.key(full * kPageTokens), a.published, a.sequence->page_ids().subspan(a.published, full - a.published));
+  cache_->publish(a.key(full * kPageTokens), a.published,
+                  a.sequence->page_ids().subspan(a.published, full - a.published));
   a.published = full;
 }
 

@@ -14,6 +14,7 @@
 
 #include "engine/active_request.h"
 #include "engine/pacer.h"
+#include "engine/restore_gate.h"
 #include "engine/runner.h"
 #include "engine/scheduler.h"
 
@@ -27,7 +28,8 @@ class EngineLoop {
   ~EngineLoop();
 
   void submit(std::unique_ptr<ActiveRequest> request);
-  // Everything one step does. Returns when to call again at the latest if nothing is signalled: now while there is work.
+  // Everything one step does. Returns when to call again at the latest if nothing is signalled: now while
+  // there is work.
   Clock::time_point turn(Clock::time_point now);
   // Ends everything, and tells the readers.
   void end_all(EndReason reason, const Error& error);
@@ -51,8 +53,12 @@ class EngineLoop {
   bool pages_suffice(const ActiveRequest& a, int64_t adopted) const;
   bool make_way_for(Priority priority);
   void preempt(ActiveRequest& a);
-  void poll_restores(Clock::time_point now);
-  void start(ActiveRequest& a, Clock::time_point now);
+  void poll_restores();
+  void start(ActiveRequest& a);
+  void start_early(Clock::time_point now);
+  bool take_restored(ActiveRequest& a);
+  void finish_restore(ActiveRequest& a, Clock::duration waited);
+  void look_up_again(ActiveRequest& a, const Error& error);
   Status take_pages(ActiveRequest& a);
   void set_points(ActiveRequest& a, int64_t branch_length);
   void add_point(ActiveRequest& a, SnapshotPoint point);
@@ -64,13 +70,14 @@ class EngineLoop {
   void preempt_one();
   bool find_pages();
   void compute();
+  bool end_early(ActiveRequest& a);
   void commit(Row& row);
   bool sample_rows(ActiveRequest& a, const Row& row);
   Status sample(ActiveRequest& a, int64_t logit, int64_t position, SampledToken& token);
   bool drafts_possible() const;
   void draft();
-  void record(int64_t decode_rows, int64_t prefill_rows, Clock::time_point begin, Clock::time_point computed, Clock::time_point sampled,
-              int64_t generated);
+  void record(int64_t decode_rows, int64_t prefill_rows, Clock::time_point begin, Clock::time_point computed,
+              Clock::time_point sampled, int64_t generated);
 
   // engine_loop.cc
   void send(ActiveRequest& a, StreamEvent event);
@@ -84,16 +91,19 @@ class EngineLoop {
   void finish(ActiveRequest& a, EndReason reason, const Error& error = {});
   void remove_ended();
 
-  View<const float, 1> logit_row(int64_t i) const { return {runner_->logits().row(i), {runner_->model().config.vocab_size}}; }
+  View<const float, 1> logit_row(int64_t i) const {
+    return {runner_->logits().row(i), {runner_->model().config.vocab_size}};
+  }
 
   const EngineOptions& options_;
   std::unique_ptr<DiskStore> disk_;
   std::unique_ptr<Runner> runner_;
   std::unique_ptr<PrefixCache> cache_;  // its pages are the runner's
-  List requests_;                       // in order of arrival
+  RestoreGate gate_;
+  List requests_;  // in order of arrival
   ChunkPacer chunks_;
-  std::vector<DraftPacer> drafts_;      // by number of decoding sequences
-  uint64_t releases_ = 1;               // how often pages came free: a request that did not fit need not ask before
+  std::vector<DraftPacer> drafts_;  // by number of decoding sequences
+  uint64_t releases_ = 1;  // how often pages came free: a request that did not fit need not ask before
   std::vector<std::shared_ptr<StreamState>> untold_;  // streams that turned from empty to not empty this turn
   bool failed_ = false;
   Error error_;

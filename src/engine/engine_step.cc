@@ -104,13 +104,33 @@ void EngineLoop::compute() {
     auto wanted = row.first_logit < 0 ? Runner::Logits::kNone : row.drafts > 0 ? Runner::Logits::kAll : Runner::Logits::kLast;
     items_.push_back({&*row.request->sequence, row.ids, wanted});
   }
-  if (Status status = runner_->step(items_); !status) return fail(status.error());
+  ActiveRequest* early = rows_.size() == 1 && rows_[0].request->restore ? rows_[0].request : nullptr;
+  if (early) {
+    gate_.watch(*early->restore);
+    runner_->set_gate(&gate_);
+  }
+  Status status = runner_->step(items_);
+  runner_->set_gate(nullptr);
+  if (!status) return fail(status.error());
+  if (early && !end_early(*early)) return;
+  if (early) begin += std::chrono::duration_cast<Clock::duration>(gate_.waited());  // no time of the model
   auto computed = Clock::now();
   int64_t generated = counters_.generated_tokens;
   for (Row& row : rows_) commit(row);
   auto sampled = Clock::now();
   if (drafts_possible() && rows_.size() < drafts_.size() && drafts_[rows_.size()].drafting()) draft();
   record(decode_rows, prefill_rows, begin, computed, sampled, counters_.generated_tokens - generated);
+}
+
+// After a step beside which its pages were read. False: some of them were lost, and with them what it computed.
+bool EngineLoop::end_early(ActiveRequest& a) {
+  if (gate_.failed() || a.restore->page_tokens() < a.plan.stored) {
+    ++counters_.early_losses;
+    look_up_again(a, {ErrorCode::kNotFound, "a part of the prefix was lost on its way"});
+    return false;
+  }
+  finish_restore(a, a.waited + gate_.waited());
+  return true;
 }
 
 void EngineLoop::record(int64_t decode_rows, int64_t prefill_rows, Clock::time_point begin, Clock::time_point computed,
@@ -167,6 +187,7 @@ bool EngineLoop::sample_rows(ActiveRequest& a, const Row& row) {
       return false;
     }
     a.tokens.push_back(id);
+    a.sampler.accept(id);
     ++a.generated;
     ++counters_.generated_tokens;
     if (a.request.constraint && a.request.script.empty()) a.request.constraint->accept(id);
@@ -197,15 +218,17 @@ Status EngineLoop::sample(ActiveRequest& a, int64_t logit, int64_t position, Sam
     return {};
   }
   std::span<const uint32_t> mask;
-  if (a.request.constraint && a.request.script.empty()) {
+  TokenConstraint* constraint = a.request.script.empty() ? a.request.constraint.get() : nullptr;
+  int32_t banned = constraint ? constraint->only_ban() : -1;
+  if (constraint && banned < 0) {
     std::fill(mask_.begin(), mask_.end(), ~uint32_t{0});
-    if (a.request.constraint->restrict(mask_)) mask = mask_;
+    if (constraint->restrict(mask_)) mask = mask_;
     int64_t spare = static_cast<int64_t>(mask_.size()) * 32 - runner_->model().config.vocab_size;
     mask_.back() &= ~uint32_t{0} >> spare;
     if (std::all_of(mask_.begin(), mask_.end(), [](uint32_t word) { return word == 0; }))
       return Error{ErrorCode::kInvalid, "the constraint of the answer lets no token through"};
   }
-  token = a.sampler.sample(logit_row(logit), position, mask);
+  token = a.sampler.sample(logit_row(logit), position, mask, banned);
   return {};
 }
 

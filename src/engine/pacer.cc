@@ -8,7 +8,9 @@ namespace kvasir {
 namespace {
 
 // Follows a changing value; a single disturbed step moves it little.
-void follow(double& estimate, double value) { estimate = estimate == 0 ? value : estimate + 0.2 * (value - estimate); }
+void follow(double& estimate, double value) {
+  estimate = estimate == 0 ? value : estimate + 0.2 * (value - estimate);
+}
 
 }  // namespace
 
@@ -25,7 +27,8 @@ int64_t ChunkPacer::chunk_tokens() const {
   if (seconds_per_token_ == 0) return std::min(step_tokens_, 4 * kSmallest);
   double allowed = std::max(gap_seconds_, 2 * decode_seconds_) - decode_seconds_;
   double tokens = std::min(allowed / seconds_per_token_, static_cast<double>(step_tokens_));
-  return std::clamp(static_cast<int64_t>(tokens) / kSmallest * kSmallest, kSmallest, std::max(kSmallest, step_tokens_));
+  return std::clamp(static_cast<int64_t>(tokens) / kSmallest * kSmallest, kSmallest,
+                    std::max(kSmallest, step_tokens_));
 }
 
 void DraftPacer::turn(bool drafting) {

@@ -1,7 +1,8 @@
-// Pacers: what the last steps took decides how long the next may be and whether drafts pay. Pure: times come in.
+// Pacers: what the last steps took decides how long the next may be and whether drafts pay. Pure: times come
+// in.
 //
-// Both only move work between steps. With numerics that do not depend on the batch (docs/numerics.md) the tokens are
-// the same whatever they decide; under `fast` a chunk's length can change how sums round.
+// Both only move work between steps. With numerics that do not depend on the batch (docs/numerics.md) the
+// tokens are the same whatever they decide; under `fast` a chunk's length can change how sums round.
 #pragma once
 
 #include <array>
@@ -12,13 +13,15 @@ namespace kvasir {
 // ChunkPacer: how many tokens of prefill may ride along with decode rows.
 //
 // Models a step as a + b * (rows of prefill) and picks the rows for which the step takes no longer than
-// max(`gap_seconds`, twice a step of decode alone): a running stream is slowed to half, or to the gap that nobody
-// notices, but never stalled. b follows the context: late chunks of a long prompt cost more and so get shorter.
+// max(`gap_seconds`, twice a step of decode alone): a running stream is slowed to half, or to the gap that
+// nobody notices, but never stalled. b follows the context: late chunks of a long prompt cost more and so get
+// shorter.
 class ChunkPacer {
  public:
   static constexpr int64_t kSmallest = 16;  // prefill always goes on
 
-  ChunkPacer(int64_t step_tokens, double gap_seconds) : step_tokens_(step_tokens), gap_seconds_(gap_seconds) {}
+  ChunkPacer(int64_t step_tokens, double gap_seconds)
+      : step_tokens_(step_tokens), gap_seconds_(gap_seconds) {}
   void record(int64_t decode_rows, int64_t prefill_rows, double seconds);
   int64_t chunk_tokens() const;
 
@@ -31,8 +34,9 @@ class ChunkPacer {
 
 // DraftPacer: drafts are used while they are measured to make more tokens a second than plain steps do.
 //
-// Tries both for some steps, keeps the better one, and tries the other again from time to time, since acceptance
-// changes with the text. The first steps after a switch are not counted: the draft block's window fills first.
+// Tries both for some steps, keeps the better one, and tries the other again from time to time, since
+// acceptance changes with the text. The first steps after a switch are not counted: the draft block's window
+// fills first.
 class DraftPacer {
  public:
   bool drafting() const { return drafting_; }

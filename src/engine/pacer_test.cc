@@ -34,7 +34,8 @@ TEST(ChunkPacer, ShrinksAsTokensGrowDearerAndNeverStops) {
   EXPECT_EQ(before, ChunkPacer::kSmallest);
 }
 
-// Steps of `pacer` where plain ones take 10 ms a token and drafted ones `drafted_seconds` for `tokens` of them.
+// Steps of `pacer` where plain ones take 10 ms a token and drafted ones `drafted_seconds` for `tokens` of
+// them.
 int drafted_steps(DraftPacer& pacer, int steps, int64_t tokens, double drafted_seconds) {
   int drafted = 0;
   for (int i = 0; i < steps; ++i) {

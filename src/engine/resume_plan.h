@@ -1,9 +1,11 @@
 // ResumePlan: where a sequence of known tokens starts to compute, given what the cache has of it. Pure.
 //
 //   snapshot   at S, then forward; rows up to `stored` are in pages already and are not written again
-//   replay     no useful snapshot: forward from 128 x layers tokens below the end of the stored pages, with empty
-//              windows. A layer's window chains to the one below it, so after 128 tokens per layer every window
-//              (and every tail, at a multiple of 128) is what it would have been; attention meanwhile reads stored rows
+//   replay     no useful snapshot: forward from 128 x layers tokens below the end of the stored pages, with
+//   empty
+//              windows. A layer's window chains to the one below it, so after 128 tokens per layer every
+//              window (and every tail, at a multiple of 128) is what it would have been; attention meanwhile
+//              reads stored rows
 //   cold       from 0
 // Source: DeepSeek-V4 report 3.5 ("zero SWA caching"); docs/engine.md has the argument for exactness.
 #pragma once

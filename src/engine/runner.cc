@@ -16,7 +16,7 @@ Runner::Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions
 Result<std::unique_ptr<Runner>> Runner::make(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options) {
   std::unique_ptr<Runner> r(new Runner(model, std::move(ops), options));
   KVASIR_TRY(r->ws_, Workspace::make(model.config, r->layout_, options.max_step_tokens, options.max_logit_rows, options.mtp,
-                                        r->ops_->memory()));
+                                        *r->ops_));
   r->ids_.reserve(options.max_step_tokens);
   r->positions_.reserve(options.max_step_tokens);
   r->logit_rows_.reserve(options.max_logit_rows);
@@ -62,7 +62,7 @@ Status Runner::step(std::span<const Item> items) {
 Status Runner::run(void (*pass)(const ForwardContext&)) {
   ws_.load({ids_, positions_, sequences_, logit_rows_});
   logit_count_ = static_cast<int64_t>(logit_rows_.size());
-  if (observer_)
+  if (observer_ || gate_)
     pass(context());
   else
     KVASIR_TRY_STATUS(ops_->run_step(ws_.shape(pass == forward ? 0 : 1), [&] { pass(context()); }));

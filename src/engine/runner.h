@@ -67,6 +67,8 @@ class Runner {
   PagePool& pool() { return *pool_; }
   const RunnerOptions& options() const { return options_; }
   void set_observer(ForwardObserver* observer) { observer_ = observer; }
+  // For the steps to come. Where it does not open, step() counts the tokens as computed, but they are worth nothing.
+  void set_gate(LayerGate* gate) { gate_ = gate; }
 
  private:
   Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options);
@@ -75,7 +77,7 @@ class Runner {
   Status run(void (*pass)(const ForwardContext&));
   // Rows of the streams that the trunk or the draft block has left.
   void move_streams(int64_t to, int64_t from, int64_t rows);
-  ForwardContext context() { return {model_, layout_, *ops_, ws_, observer_}; }
+  ForwardContext context() { return {model_, layout_, *ops_, ws_, observer_, gate_}; }
 
   const Model& model_;
   std::unique_ptr<Ops> ops_;
@@ -84,6 +86,7 @@ class Runner {
   std::unique_ptr<PagePool> pool_;  // outlives the sequences made from it
   Workspace ws_;
   ForwardObserver* observer_ = nullptr;
+  LayerGate* gate_ = nullptr;
   Buffer discarded_;                        // rows that a replay computes and nobody reads; made when first needed
   Buffer discarded_table_;                  // their addresses
   std::vector<int32_t> ids_, positions_, logit_rows_;

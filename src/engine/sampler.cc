@@ -75,8 +75,8 @@ constexpr float exp_of_minus(float x) {
   return series * std::bit_cast<float>((static_cast<int32_t>(whole) + 127) << 23);
 }
 
-// e^x for x <= 0. Floats are not compared, since that may trap and then the compiler does one value at a time; the bits
-// of their sizes are. Subtracting the least value makes it 0 and changes nothing that counts.
+// e^x for x <= 0. Floats are not compared, since that may trap and then the compiler does one value at a
+// time; the bits of their sizes are. Subtracting the least value makes it 0 and changes nothing that counts.
 float weight_of(float x) {
   int32_t size = std::bit_cast<int32_t>(x) & 0x7fffffff;
   constexpr float kLeast = exp_of_minus(kLowest);
@@ -110,7 +110,8 @@ std::pair<int64_t, double> above(std::span<const float> values, float cut) {
     sums[i - whole] += values[i] >= cut ? values[i] : 0.0f;
     counts[i - whole] += values[i] >= cut ? 1 : 0;
   }
-  return {std::accumulate(counts.begin(), counts.end(), int64_t{0}), std::accumulate(sums.begin(), sums.end(), 0.0)};
+  return {std::accumulate(counts.begin(), counts.end(), int64_t{0}),
+          std::accumulate(sums.begin(), sums.end(), 0.0)};
 }
 
 }  // namespace
@@ -121,25 +122,50 @@ double uniform_at(uint64_t seed, uint64_t position) {
 
 std::span<const float> Sampler::bias(View<const float, 1> logits) {
   std::span<const float> plain(logits.data(), static_cast<size_t>(logits.shape(0)));
-  if (params_.logit_bias.empty()) return plain;
+  if (params_.logit_bias.empty() && counts_.empty()) return plain;
   logits_.assign(plain.begin(), plain.end());
   for (auto [id, bias] : params_.logit_bias)
     if (id >= 0 && id < logits.shape(0)) logits_[id] += bias;
+  for (auto [id, count] : counts_)
+    logits_[id] -= params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count);
   return logits_;
 }
 
-SampledToken Sampler::sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask) {
+void Sampler::accept(int32_t id) {
+  if (params_.presence_penalty != 0 || params_.frequency_penalty != 0) ++counts_[id];
+}
+
+SampledToken Sampler::sample(View<const float, 1> logits, int64_t position, std::span<const uint32_t> mask,
+                             int32_t banned) {
   std::span<const float> biased = bias(logits), allowed = biased;
   if (!mask.empty()) {
-    KVASIR_CHECK(mask.size() * 32 >= biased.size(), "a mask of {} words for {} tokens", mask.size(), biased.size());
+    KVASIR_CHECK(mask.size() * 32 >= biased.size(), "a mask of {} words for {} tokens", mask.size(),
+                 biased.size());
     masked_.resize(biased.size());
     copy_masked(biased, mask, masked_);
     allowed = masked_;
   }
   SampledToken token;
-  token.id = params_.temperature > 0 ? draw(allowed, position) : best_of(allowed);
+  token.id = choose(allowed, position, banned);
   if (params_.top_logprobs >= 0) fill_logprobs(biased, token);
   return token;
+}
+
+// Rarely is the banned token the best one; only then are the logits copied. Else it is enough not to draw it.
+int32_t Sampler::choose(std::span<const float> logits, int64_t position, int32_t banned) {
+  if (params_.temperature <= 0) {
+    int32_t best = best_of(logits);
+    return best == banned ? best_of(without(logits, banned)) : best;
+  }
+  if (banned >= 0 && logits[static_cast<size_t>(banned)] >= max_of(logits))
+    return draw(without(logits, banned), position, -1);
+  return draw(logits, position, banned);
+}
+
+std::span<const float> Sampler::without(std::span<const float> logits, int32_t banned) {
+  if (logits.data() != masked_.data()) masked_.assign(logits.begin(), logits.end());
+  masked_[static_cast<size_t>(banned)] = -std::numeric_limits<float>::infinity();
+  return masked_;
 }
 
 SampledToken Sampler::force(View<const float, 1> logits, int32_t id) {
@@ -158,13 +184,20 @@ void Sampler::fill_weights(std::span<const float> logits, float temperature) {
   for (size_t i = 0; i < logits.size(); ++i) out[i] = weight_of((in[i] - max) / temperature);
   block_sums_.clear();
   for (size_t begin = 0; begin < weights_.size(); begin += kBlock)
-    block_sums_.push_back(sum_of(std::span(weights_).subspan(begin, std::min(kBlock, weights_.size() - begin))));
+    block_sums_.push_back(
+        sum_of(std::span(weights_).subspan(begin, std::min(kBlock, weights_.size() - begin))));
 }
 
 double Sampler::total_weight() const { return std::accumulate(block_sums_.begin(), block_sums_.end(), 0.0); }
 
-int32_t Sampler::draw(std::span<const float> logits, int64_t position) {
+int32_t Sampler::draw(std::span<const float> logits, int64_t position, int32_t banned) {
   fill_weights(logits, params_.temperature);
+  if (banned >= 0) {
+    auto at = static_cast<size_t>(banned), begin = at / kBlock * kBlock;
+    weights_[at] = 0;
+    block_sums_[at / kBlock] =
+        sum_of(std::span(weights_).subspan(begin, std::min(kBlock, weights_.size() - begin)));
+  }
   double total = total_weight();
   if (!(total > 0)) return best_of(logits);
   double uniform = uniform_at(params_.seed, static_cast<uint64_t>(position));
@@ -216,7 +249,8 @@ int32_t Sampler::draw_of_all(double point) const {
   return weights_[last] > 0 ? static_cast<int32_t>(last) : best_of(weights_);
 }
 
-// The heaviest tokens, by id: all that the filters can keep, and mostly few more, so that not the whole vocabulary is sorted.
+// The heaviest tokens, by id: all that the filters can keep, and mostly few more, so that not the whole
+// vocabulary is sorted.
 void Sampler::gather(bool by_k, bool by_p, double total) {
   float floor = by_k ? 0 : params_.min_p;
   float cut = by_k || by_p ? 1 : floor;
@@ -240,7 +274,8 @@ void Sampler::fill_logprobs(std::span<const float> logits, SampledToken& token) 
   for (size_t i = 0; i < logits.size(); ++i) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
   auto end = candidates_.begin() + std::min<size_t>(params_.top_logprobs, candidates_.size());
   std::partial_sort(candidates_.begin(), end, candidates_.end(), before);
-  for (auto it = candidates_.begin(); it != end; ++it) token.top.emplace_back(it->second, static_cast<float>(it->first - log_sum));
+  for (auto it = candidates_.begin(); it != end; ++it)
+    token.top.emplace_back(it->second, static_cast<float>(it->first - log_sum));
 }
 
 }  // namespace kvasir

@@ -18,7 +18,8 @@ SampledToken sample(const SamplingParams& params, std::vector<float> logits, int
 std::map<int32_t, int> histogram(const SamplingParams& params, std::vector<float> logits, int n) {
   Sampler sampler(params);
   std::map<int32_t, int> counts;
-  for (int i = 0; i < n; ++i) ++counts[sampler.sample({logits.data(), {static_cast<int64_t>(logits.size())}}, i).id];
+  for (int i = 0; i < n; ++i)
+    ++counts[sampler.sample({logits.data(), {static_cast<int64_t>(logits.size())}}, i).id];
   return counts;
 }
 
@@ -75,14 +76,16 @@ TEST(Sampler, MinPDoesNotChangeWhatTopPCounts) {
 TEST(Sampler, FiltersOfALargeVocabularyKeepWhatTheirDefinitionKeeps) {
   constexpr int kVocab = 5003;
   std::vector<float> logits(kVocab);
-  for (int i = 0; i < kVocab; ++i) logits[i] = static_cast<float>(4 * uniform_at(1, i) + 9 * std::pow(uniform_at(2, i), 40.0));
+  for (int i = 0; i < kVocab; ++i)
+    logits[i] = static_cast<float>(4 * uniform_at(1, i) + 9 * std::pow(uniform_at(2, i), 40.0));
   struct Case {
     float temperature, top_p;
     int top_k;
     float min_p;
   };
-  for (const Case& c : {Case{1, 1, 0, 0}, Case{1, 0.5f, 0, 0}, Case{0.7f, 0.95f, 0, 0.01f}, Case{1, 1, 7, 0}, Case{2, 0.3f, 400, 0}, Case{0.3f, 0.9f, 50, 0.2f},
-                        Case{1, 1, 0, 0.1f}, Case{0.01f, 1, 0, 0}}) {
+  for (const Case& c :
+       {Case{1, 1, 0, 0}, Case{1, 0.5f, 0, 0}, Case{0.7f, 0.95f, 0, 0.01f}, Case{1, 1, 7, 0},
+        Case{2, 0.3f, 400, 0}, Case{0.3f, 0.9f, 50, 0.2f}, Case{1, 1, 0, 0.1f}, Case{0.01f, 1, 0, 0}}) {
     std::vector<std::pair<double, int>> order;
     double max = *std::max_element(logits.begin(), logits.end()), total = 0, sum = 0, kept_mass = 0;
     for (int i = 0; i < kVocab; ++i) order.emplace_back(-std::exp((logits[i] - max) / c.temperature), i);
@@ -103,10 +106,13 @@ TEST(Sampler, FiltersOfALargeVocabularyKeepWhatTheirDefinitionKeeps) {
     p.min_p = c.min_p;
     constexpr int kDraws = 4000;
     auto counts = histogram(p, logits, kDraws);
-    for (auto [id, n] : counts) EXPECT_TRUE(kept.contains(id)) << id << " at top_p " << c.top_p << ", top_k " << c.top_k << ", min_p " << c.min_p;
+    for (auto [id, n] : counts)
+      EXPECT_TRUE(kept.contains(id)) << id << " at top_p " << c.top_p << ", top_k " << c.top_k << ", min_p "
+                                     << c.min_p;
     for (auto [id, w] : kept) {
       double share = w / kept_mass, deviation = std::sqrt(kDraws * share * (1 - share));
-      EXPECT_NEAR(counts[id], kDraws * share, 6 * deviation + 3) << id << " at top_p " << c.top_p << ", top_k " << c.top_k << ", min_p " << c.min_p;
+      EXPECT_NEAR(counts[id], kDraws * share, 6 * deviation + 3)
+          << id << " at top_p " << c.top_p << ", top_k " << c.top_k << ", min_p " << c.min_p;
     }
   }
 }
@@ -168,6 +174,69 @@ TEST(Sampler, AMaskForbidsBeforeEveryFilterAndLeavesLogprobsAlone) {
   p.logit_bias = {{0, 100.f}};
   Sampler sampler(p);
   for (int i = 0; i < 200; ++i) EXPECT_GE(sampler.sample({logits.data(), {5}}, i, mask).id, 2);
+}
+
+TEST(Sampler, PenaltiesLowerTheTokensThatTheTextHas) {
+  SamplingParams p;
+  p.temperature = 0;
+  p.presence_penalty = 0.5f;
+  p.frequency_penalty = 0.25f;
+  std::vector<float> logits = {3.0f, 2.9f, 2.0f, -1.0f};
+  Sampler sampler(p);
+  auto next = [&] {
+    SampledToken token = sampler.sample({logits.data(), {4}}, 0);
+    sampler.accept(token.id);
+    return token.id;
+  };
+  // The best of 3, 2.9, 2; 2.25, 2.9, 2; 2.25, 2.15, 2; 2, 2.15, 2; 2, 1.9, 2; 1.75, 1.9, 2.
+  EXPECT_EQ((std::vector<int32_t>{next(), next(), next(), next(), next(), next()}),
+            (std::vector<int32_t>{0, 1, 0, 1, 0, 2}));
+  SamplingParams none;
+  none.temperature = 0;
+  Sampler free(none);
+  free.accept(0);
+  EXPECT_EQ(free.sample({logits.data(), {4}}, 0).id, 0);
+}
+
+TEST(Sampler, LogProbabilitiesAreThoseOfThePenalisedDistribution) {
+  SamplingParams p;
+  p.temperature = 0;
+  p.presence_penalty = 1;
+  std::vector<float> logits = {1.0f, 1.0f};
+  Sampler sampler(p);
+  sampler.accept(0);
+  SampledToken token = sampler.sample({logits.data(), {2}}, 0);
+  EXPECT_EQ(token.id, 1);
+  EXPECT_NEAR(token.logprob, -std::log(1 + std::exp(-1.0)), 1e-5);
+}
+
+TEST(Sampler, ABannedTokenIsDrawnAsLittleAsOneThatAMaskForbids) {
+  constexpr int64_t kTokens = 200;
+  for (int way = 0; way < 6; ++way) {
+    SamplingParams p;
+    p.seed = 7;
+    p.temperature = way == 0 ? 0.0f : 1.3f;
+    if (way == 2) p.top_k = 9;
+    if (way == 3) p.top_p = 0.6f;
+    if (way == 4) p.min_p = 0.1f;
+    if (way == 5) p.logit_bias = {{3, 40.0f}};
+    Sampler masked(p), banning(p);
+    for (int64_t i = 0; i < 300; ++i) {
+      std::vector<float> logits(kTokens);
+      for (int64_t t = 0; t < kTokens; ++t)
+        logits[t] = static_cast<float>(6 * uniform_at(static_cast<uint64_t>(i), static_cast<uint64_t>(t)));
+      // Every other time the best token of all, which would nearly always be drawn.
+      auto banned = static_cast<int32_t>(i % kTokens);
+      if (i % 2 == 0) logits[banned] = 30;
+      if (way == 5) banned = 3;
+      std::vector<uint32_t> mask((kTokens + 31) / 32, ~0u);
+      mask[banned / 32] &= ~(1u << (banned % 32));
+      SampledToken token = banning.sample({logits.data(), {kTokens}}, i, {}, banned);
+      EXPECT_NE(token.id, banned);
+      EXPECT_EQ(token.id, masked.sample({logits.data(), {kTokens}}, i, mask).id)
+          << "way " << way << ", " << i;
+    }
+  }
 }
 
 TEST(Sampler, AForcedTokenHasItsOwnLogprob) {

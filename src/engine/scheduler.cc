@@ -6,9 +6,13 @@
 namespace kvasir {
 namespace {
 
-// Hands `budget` rows to the prefilling sequences of one priority: equal shares first, the rest to the oldest.
-int64_t share(std::span<const Schedulable> sequences, Priority priority, int64_t budget, std::vector<int64_t>& rows) {
-  auto takes_part = [&](size_t i) { return sequences[i].pending > 1 && sequences[i].priority == priority && rows[i] < sequences[i].limit; };
+// Hands `budget` rows to the prefilling sequences of one priority: equal shares first, the rest to the
+// oldest.
+int64_t share(std::span<const Schedulable> sequences, Priority priority, int64_t budget,
+              std::vector<int64_t>& rows) {
+  auto takes_part = [&](size_t i) {
+    return sequences[i].pending > 1 && sequences[i].priority == priority && rows[i] < sequences[i].limit;
+  };
   while (budget > 0) {
     int64_t hungry = 0;
     for (size_t i = 0; i < sequences.size(); ++i) hungry += takes_part(i);

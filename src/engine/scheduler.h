@@ -1,13 +1,14 @@
 // Scheduler: what one step computes. Pure: numbers in, a plan out, no model and no clock.
 //
 // One rule: a sequence has tokens that are known and not in the cache yet. One such token is decode, more are
-// prefill (of a prompt, or of what a preempted sequence has to catch up on). Every decoding sequence gets its row
-// in every step; what is left of the budget goes to prefill chunks:
+// prefill (of a prompt, or of what a preempted sequence has to catch up on). Every decoding sequence gets its
+// row in every step; what is left of the budget goes to prefill chunks:
 //   (1) interactive before batch: a batch chunk gets only what interactive ones leave over;
-//   (2) within a priority equal shares, and what a short one does not need goes to the others, oldest first: a short
+//   (2) within a priority equal shares, and what a short one does not need goes to the others, oldest first:
+//   a short
 //       prompt never waits for all of a long one;
-//   (3) while anything decodes, chunks together hold at most `chunk_tokens` (pacer.h), so that a step stays short;
-//   (4) a chunk ends where its sequence says (a snapshot point, the end of stored rows).
+//   (3) while anything decodes, chunks together hold at most `chunk_tokens` (pacer.h), so that a step stays
+//   short; (4) a chunk ends where its sequence says (a snapshot point, the end of stored rows).
 #pragma once
 
 #include <cstdint>

@@ -10,7 +10,9 @@ namespace kvasir {
 namespace {
 
 constexpr Schedulable kDecode{Priority::kInteractive, 1, 1, 0};
-Schedulable prefill(int64_t pending, Priority priority = Priority::kInteractive) { return {priority, pending, pending, 0}; }
+Schedulable prefill(int64_t pending, Priority priority = Priority::kInteractive) {
+  return {priority, pending, pending, 0};
+}
 
 std::vector<int64_t> plan(std::vector<Schedulable> sequences, StepBudget budget) {
   std::vector<int64_t> rows;
@@ -18,7 +20,9 @@ std::vector<int64_t> plan(std::vector<Schedulable> sequences, StepBudget budget)
   return rows;
 }
 
-TEST(Scheduler, ALonePrefillGetsTheWholeStep) { EXPECT_EQ(plan({prefill(9000)}, {512, 64}), (std::vector<int64_t>{512})); }
+TEST(Scheduler, ALonePrefillGetsTheWholeStep) {
+  EXPECT_EQ(plan({prefill(9000)}, {512, 64}), (std::vector<int64_t>{512}));
+}
 
 TEST(Scheduler, EveryDecodingSequenceGetsItsRowAndPrefillIsCutToAChunk) {
   EXPECT_EQ(plan({kDecode, prefill(9000), kDecode}, {512, 64}), (std::vector<int64_t>{1, 64, 1}));
@@ -32,13 +36,16 @@ TEST(Scheduler, DecodeRowsComeEvenWhenTheyExceedTheBudget) {
 }
 
 TEST(Scheduler, PrefillsShareAndAShortOneLeavesItsRestToTheOthers) {
-  EXPECT_EQ(plan({prefill(9000), prefill(20), prefill(9000)}, {300, 300}), (std::vector<int64_t>{140, 20, 140}));
+  EXPECT_EQ(plan({prefill(9000), prefill(20), prefill(9000)}, {300, 300}),
+            (std::vector<int64_t>{140, 20, 140}));
   EXPECT_EQ(plan({prefill(9000), prefill(9000)}, {3, 3}), (std::vector<int64_t>{2, 1}));
 }
 
 TEST(Scheduler, BatchPrefillGetsWhatInteractiveLeaves) {
-  EXPECT_EQ(plan({prefill(9000, Priority::kBatch), prefill(100)}, {512, 512}), (std::vector<int64_t>{412, 100}));
-  EXPECT_EQ(plan({prefill(9000, Priority::kBatch), prefill(9000)}, {512, 512}), (std::vector<int64_t>{0, 512}));
+  EXPECT_EQ(plan({prefill(9000, Priority::kBatch), prefill(100)}, {512, 512}),
+            (std::vector<int64_t>{412, 100}));
+  EXPECT_EQ(plan({prefill(9000, Priority::kBatch), prefill(9000)}, {512, 512}),
+            (std::vector<int64_t>{0, 512}));
 }
 
 TEST(Scheduler, AChunkEndsWhereItsSequenceSays) {
@@ -80,7 +87,8 @@ TEST(Scheduler, RandomPlansKeepTheRules) {
 TEST(Scheduler, TheLatestOfTheLowestPriorityGivesWay) {
   EXPECT_EQ(choose_victim({}), -1);
   EXPECT_EQ(choose_victim(std::vector<Priority>{Priority::kInteractive, Priority::kInteractive}), 1);
-  EXPECT_EQ(choose_victim(std::vector<Priority>{Priority::kBatch, Priority::kBatch, Priority::kInteractive}), 1);
+  EXPECT_EQ(choose_victim(std::vector<Priority>{Priority::kBatch, Priority::kBatch, Priority::kInteractive}),
+            1);
 }
 
 }  // namespace

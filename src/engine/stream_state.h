@@ -44,16 +44,16 @@ struct StreamState {
     events.push_back(std::move(event));
     return events.size() == 1;
   }
-  // Unless the reader has been there already. `notify` runs under the lock, so that a stream that is destroyed is never
-  // notified afterwards.
+  // Unless the reader has been there already. `notify` runs under the lock, so that a stream that is
+  // destroyed is never notified afterwards.
   void tell_reader() {
     std::lock_guard lock(mutex);
     if (!events.empty() && notify) notify();
   }
 
   std::mutex mutex;
-  std::deque<StreamEvent> events;   // guarded by mutex
-  std::function<void()> notify;     // guarded by mutex
+  std::deque<StreamEvent> events;  // guarded by mutex
+  std::function<void()> notify;    // guarded by mutex
   std::atomic<bool> cancelled{false};
   const std::shared_ptr<WakeUp> wake_up;
 };

@@ -78,30 +78,33 @@ void OutputConstraint::begin_answer() {
   matcher_.emplace(plan_.grammar, cache_);
 }
 
-void OutputConstraint::ban(std::span<uint32_t> mask, int32_t token) const {
-  mask[static_cast<size_t>(token) / 32] &= ~(1u << (static_cast<uint32_t>(token) % 32));
+int32_t OutputConstraint::only_ban() const {
+  const Vocabulary& v = cache_->vocabulary();
+  switch (state_) {
+    case State::kReasoning:
+      if (plan_.mode == OutputPlan::Mode::kAuto) return -1;
+      return plan_.mode == OutputPlan::Mode::kGrammar ? v.eos() : v.dsml();
+    case State::kText:
+      return plan_.mode == OutputPlan::Mode::kAuto && after_less_ ? -1 : v.dsml();
+    case State::kGrammar:
+    case State::kEnded:
+    case State::kDerailed:
+      return -1;
+  }
+  return -1;
 }
 
 bool OutputConstraint::restrict(std::span<uint32_t> mask) {
   const Vocabulary& v = cache_->vocabulary();
   KVASIR_CHECK(mask.size() >= v.mask_words(), "a mask of {} words for {} tokens", mask.size(), v.size());
-  switch (state_) {
-    case State::kReasoning:
-      if (plan_.mode == OutputPlan::Mode::kAuto) return false;
-      ban(mask, plan_.mode == OutputPlan::Mode::kGrammar ? v.eos() : v.dsml());
-      return true;
-    case State::kText:
-      if (plan_.mode == OutputPlan::Mode::kAuto && after_less_) return false;
-      ban(mask, v.dsml());
-      return true;
-    case State::kGrammar:
-      matcher_->fill_mask(mask);
-      return true;
-    case State::kEnded:
-    case State::kDerailed:
-      return false;
+  if (state_ == State::kGrammar) {
+    matcher_->fill_mask(mask);
+    return true;
   }
-  return false;
+  int32_t banned = only_ban();
+  if (banned < 0) return false;
+  mask[static_cast<size_t>(banned) / 32] &= ~(1u << (static_cast<uint32_t>(banned) % 32));
+  return true;
 }
 
 void OutputConstraint::accept(int32_t token) {

@@ -70,6 +70,7 @@ class OutputConstraint final : public TokenConstraint {
                                                         bool in_reasoning, std::string_view begun = {});
 
   bool restrict(std::span<uint32_t> mask) override;
+  int32_t only_ban() const override;
   void accept(int32_t token) override;
 
   // A token came that was not allowed (tokens can be forced, see Request::script); nothing is constrained
@@ -83,7 +84,6 @@ class OutputConstraint final : public TokenConstraint {
 
   OutputConstraint(OutputPlan plan, std::shared_ptr<MaskCache> cache);
   void begin_answer();
-  void ban(std::span<uint32_t> mask, int32_t token) const;
 
   const OutputPlan plan_;
   const std::shared_ptr<MaskCache> cache_;

@@ -40,6 +40,11 @@ class Completion {
     const std::vector<uint32_t> all = mask;
     const bool restricted = constraint_->restrict(mask);
     EXPECT_TRUE(restricted || mask == all);
+    if (int32_t banned = constraint_->only_ban(); banned >= 0) {
+      std::vector<uint32_t> without = all;
+      without[static_cast<size_t>(banned) / 32] ^= 1u << (banned % 32);
+      EXPECT_EQ(mask, without);
+    }
     EXPECT_TRUE(std::any_of(mask.begin(), mask.end(), [](uint32_t word) { return word != 0; }));
     return (mask[static_cast<size_t>(token) / 32] >> (token % 32) & 1) != 0;
   }

@@ -18,7 +18,8 @@ namespace {
 constexpr size_t kPrintableMax = 160;            // names in V4 checkpoints stay under 80
 constexpr size_t kWriteChunk = size_t{1} << 30;  // Linux moves at most 2 GiB a call
 
-// Whose fault a failed call is: a path that leads to nothing usable is the caller's, the rest is the machine's.
+// Whose fault a failed call is: a path that leads to nothing usable is the caller's, the rest is the
+// machine's.
 ErrorCode code_of(int error) {
   switch (error) {
     case ENOENT:
@@ -43,7 +44,8 @@ Error io_error(const std::string& path, const char* doing) {
 
 Status check_regular(const std::string& path, mode_t mode) {
   if (S_ISREG(mode)) return {};
-  return Error{ErrorCode::kInvalid, fmt::format("{}: {}, expected a regular file", path, S_ISDIR(mode) ? "a folder" : "a device, pipe or socket")};
+  return Error{ErrorCode::kInvalid, fmt::format("{}: {}, expected a regular file", path,
+                                                S_ISDIR(mode) ? "a folder" : "a device, pipe or socket")};
 }
 
 std::string printable(std::string_view text) {

@@ -267,7 +267,8 @@ TEST(File, APathThatIsNoReadableFileIsTheCallersFault) {
   EXPECT_EQ(folder.error().code, ErrorCode::kInvalid);
   EXPECT_EQ(folder.error().message, dir.path() + ": a folder, expected a regular file");
   EXPECT_EQ(read_text_file("/dev/null", 4).error().code, ErrorCode::kInvalid);
-  EXPECT_EQ(read_text_file(dir.file("a.json") + "/config.json", 4).error().code, ErrorCode::kNotFound) << "a file used as a folder";
+  EXPECT_EQ(read_text_file(dir.file("a.json") + "/config.json", 4).error().code, ErrorCode::kNotFound)
+      << "a file used as a folder";
 }
 
 TEST(File, ADeviceOrAFolderIsNotReplacedByAFile) {

@@ -1,5 +1,6 @@
-// Attention of one layer: norm, project q and kv, rotate, store the window row; then one switch on the
-// layer's kind decides which compressed entries are seen; then attend, un-rotate, project out.
+// Attention of one layer: project the input, norm, store the window row, project q; then one switch on the layer's kind
+// decides which compressed entries are seen; then rotate, attend, un-rotate, project out.
+#include <array>
 #include <cmath>
 
 #include "model/forward.h"
@@ -18,65 +19,82 @@ struct AttentionBlock {
   View<const float, 3> table;  // [rows, rope_dim/2, 2]
 };
 
-// q: low rank, per-head norm, rotated.
-void project_q(const AttentionBlock& b) {
-  const ModelConfig& config = b.c.model.config;
+// A matrix of the block's input that is wanted, and where its product goes.
+struct Products {
+  explicit Products(View<const float, 2> input) : x(input) {}
+  void add(const WeightMatrix& w, View<float, 2> out, LinearKind kind = LinearKind::kQuantised) { list[count++] = {w, x, out, kind}; }
+  std::span<const LinearArgs> all() const { return std::span(list).first(count); }
+
+  View<const float, 2> x;
+  std::array<LinearArgs, 7> list;
+  size_t count = 0;
+};
+
+View<float, 2> rows_of(View<float, 2> space, int64_t rows, int64_t width) { return {space.data(), {rows, width}}; }
+View<float, 2> flat(View<float, 3> heads) { return {heads.data(), {heads.shape(0), heads.shape(1) * heads.shape(2)}}; }
+
+// Everything that is a product of the block's input: q's low rank, the shared head, what compressors and indexer need.
+// Then the low rank and the shared head are normed, and the latter encoded into this step's window rows.
+void project_in(const AttentionBlock& b) {
   const AttentionWeights& w = b.layer.attn;
-  Ops& ops = b.c.ops;
-  View<float, 3> q = b.c.ws.q.rows(0, b.rows.rows);
-  ops.linear({w.wq_a, b.x, b.qa});
-  ops.rms_norm({b.qa, w.q_norm, config.norm_eps, b.qa});
-  ops.linear({w.wq_b, b.qa, View<float, 2>(q.data(), {b.rows.rows, q.shape(1) * q.shape(2)})});
-  ops.head_norm_rope({q, b.table, config.norm_eps});
+  Workspace& ws = b.c.ws;
+  int64_t n = b.rows.rows;
+  View<float, 2> kv = ws.kv.rows(0, n);
+  Products products(b.x);
+  products.add(w.wq_a, b.qa);
+  products.add(w.wkv, kv);
+  auto add_compressor = [&](const CompressorWeights& c, View<float, 2> values, View<float, 2> scores) {
+    products.add(c.wkv, rows_of(values, n, c.wkv.rows), LinearKind::kFloat);
+    products.add(c.wgate, rows_of(scores, n, c.wkv.rows), LinearKind::kFloat);
+  };
+  if (b.layer.kind != AttentionKind::kSwa) add_compressor(w.compressor, ws.compress_kv, ws.compress_score);
+  if (b.layer.kind == AttentionKind::kCsa) {
+    add_compressor(w.indexer.compressor, ws.index_kv, ws.index_score);
+    products.add(w.indexer.weights_proj, ws.index_weight.rows(0, n), LinearKind::kBf16);
+  }
+  b.c.ops.linear_many(products.all());
+  b.c.ops.small_rows({b.qa, w.q_norm, kv, w.kv_norm, b.table, b.c.model.config.norm_eps, b.c.layout.entry_format, ws.window_rows});
 }
 
-// kv: one shared head, normed, rotated and encoded into this step's window rows.
-void project_window(const AttentionBlock& b) {
-  const ModelConfig& config = b.c.model.config;
-  View<float, 2> kv = b.c.ws.kv.rows(0, b.rows.rows);
-  b.c.ops.linear({b.layer.attn.wkv, b.x, kv});
-  b.c.ops.rms_norm({kv, b.layer.attn.kv_norm, config.norm_eps, kv});
-  b.c.ops.store_window({kv, b.table, b.c.layout.entry_format, b.c.ws.window_rows});
+// Queries of all heads, and of the indexer's, from the low rank; not rotated yet.
+void project_q(const AttentionBlock& b) {
+  Workspace& ws = b.c.ws;
+  int64_t n = b.rows.rows;
+  Products products(b.qa);
+  products.add(b.layer.attn.wq_b, flat(ws.q.rows(0, n)));
+  if (b.layer.kind == AttentionKind::kCsa) products.add(b.layer.attn.indexer.wq_b, flat(ws.iq.rows(0, n)));
+  b.c.ops.linear_many(products.all());
 }
 
-// One compressor over the block: projects every row, then pools each sequence's closed groups into its pages.
-void compress(const AttentionBlock& b, const CompressorWeights& w, CompressKind kind, View<float, 2> kv_space,
-              View<float, 2> score_space) {
-  int64_t n = b.rows.rows, width = w.wkv.rows;
-  View<float, 2> kv(kv_space.data(), {n, width}), score(score_space.data(), {n, width});
-  b.c.ops.linear({w.wkv, b.x, kv, LinearKind::kFloat});
-  b.c.ops.linear({w.wgate, b.x, score, LinearKind::kFloat});
+// A compressor over the block: what it needs to pool each sequence's closed groups into its pages.
+CompressArgs compressor(const AttentionBlock& b, const CompressorWeights& w, CompressKind kind) {
+  Workspace& ws = b.c.ws;
+  bool entry = kind == CompressKind::kEntry;
   CompressArgs a;
   a.kind = kind;
   a.lanes = b.layer.ratio == 4 ? 2 : 1;
-  a.kv = kv;
-  a.score = score;
+  a.kv = rows_of(entry ? ws.compress_kv : ws.index_kv, b.rows.rows, w.wkv.rows);
+  a.score = rows_of(entry ? ws.compress_score : ws.index_score, b.rows.rows, w.wkv.rows);
   a.ape = w.ape;
   a.norm = w.norm;
   a.norm_eps = b.c.model.config.norm_eps;
   a.inv_freq = b.layer.inv_freq;
   a.batch = b.rows.batch;
   a.place = b.place;
-  a.format = kind == CompressKind::kEntry ? b.c.layout.entry_format : b.c.layout.key_format;
-  b.c.ops.compress(a);
+  a.format = entry ? b.c.layout.entry_format : b.c.layout.key_format;
+  return a;
 }
 
-// The lightning indexer: index keys of closed groups, then each row's best entries into ws.selected.
+// The lightning indexer: each row's best entries into ws.selected.
 void select_entries(const AttentionBlock& b) {
   const ModelConfig& config = b.c.model.config;
-  const IndexerWeights& w = b.layer.attn.indexer;
   Workspace& ws = b.c.ws;
   int64_t n = b.rows.rows;
-  compress(b, w.compressor, CompressKind::kIndexKey, ws.index_kv, ws.index_score);
-
   View<float, 3> iq = ws.iq.rows(0, n);
   View<float, 2> weight = ws.index_weight.rows(0, n);
-  b.c.ops.linear({w.wq_b, b.qa, View<float, 2>(iq.data(), {n, iq.shape(1) * iq.shape(2)})});
-  b.c.ops.linear({w.weights_proj, b.x, weight, LinearKind::kBf16});
-  float scale =
-      static_cast<float>(1.0 / std::sqrt(double(config.index_dim)) / std::sqrt(double(config.index_heads)));
-  b.c.ops.index_query({iq, b.table, weight, scale});
-  b.c.ops.index_select({iq, weight, b.rows.batch, b.place, b.c.layout.key_format, ws.selected.rows(b.rows.first_row, n)});
+  float scale = static_cast<float>(1.0 / std::sqrt(double(config.index_dim)) / std::sqrt(double(config.index_heads)));
+  b.c.ops.index_query_select({iq, b.table, weight, scale},
+                             {iq, weight, b.rows.batch, b.place, b.c.layout.key_format, ws.selected.rows(b.rows.first_row, n)});
 }
 
 void attend(const AttentionBlock& b, EntryChoice choice) {
@@ -93,7 +111,7 @@ void attend(const AttentionBlock& b, EntryChoice choice) {
   a.choice = choice;
   if (choice == EntryChoice::kSelected) a.selected = ws.selected.rows(b.rows.first_row, n);
   a.out = ws.o.rows(0, n);
-  b.c.ops.attend(a);
+  b.c.ops.attend_heads({a, b.table, b.c.model.config.norm_eps, ws.q.rows(0, n)});
   b.c.ops.commit_window({a.format, a.rows, a.batch, a.place});
 }
 
@@ -102,7 +120,6 @@ void project_out(const AttentionBlock& b, View<float, 2> y) {
   const ModelConfig& config = b.c.model.config;
   int64_t n = b.rows.rows;
   View<float, 3> o = b.c.ws.o.rows(0, n), u = b.c.ws.u.rows(0, n);
-  b.c.ops.rope({o, b.table, /*inverse=*/true});
   int64_t group = int64_t{config.num_heads} / config.o_groups * config.head_dim;
   b.c.ops.grouped_linear({w.wo_a, View<const float, 3>(o.data(), {n, config.o_groups, group}), u});
   b.c.ops.linear({w.wo_b, View<const float, 2>(u.data(), {n, u.shape(1) * u.shape(2)}), y});
@@ -120,19 +137,20 @@ void attention(const ForwardContext& c, const LayerWeights& layer, int index) {
                      c.ws.x.rows(rows.first_row, rows.rows),
                      c.ws.qa.rows(0, rows.rows),
                      rope.rows(rows.first_row, rows.rows)};
+    project_in(b);
     project_q(b);
-    project_window(b);
     switch (layer.kind) {
       case AttentionKind::kSwa:
         attend(b, EntryChoice::kNone);
         break;
       case AttentionKind::kCsa:
-        compress(b, layer.attn.compressor, CompressKind::kEntry, c.ws.compress_kv, c.ws.compress_score);
+        c.ops.compress_pair(compressor(b, layer.attn.compressor, CompressKind::kEntry),
+                            compressor(b, layer.attn.indexer.compressor, CompressKind::kIndexKey));
         select_entries(b);
         attend(b, EntryChoice::kSelected);
         break;
       case AttentionKind::kHca:
-        compress(b, layer.attn.compressor, CompressKind::kEntry, c.ws.compress_kv, c.ws.compress_score);
+        c.ops.compress(compressor(b, layer.attn.compressor, CompressKind::kEntry));
         attend(b, EntryChoice::kAll);
         break;
     }

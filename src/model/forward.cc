@@ -1,6 +1,8 @@
 // A step through every layer, in the order of the paper; see forward.h for who owns what.
 #include "model/forward.h"
 
+#include <utility>
+
 namespace kvasir {
 namespace {
 
@@ -21,48 +23,59 @@ void observe(const ForwardContext& c, const std::string& name, const char* what,
   if (c.observer) c.observer->tensor(name + what, rows);
 }
 
+void observe_streams(const ForwardContext& c, const std::string& name) {
+  observe(c, name, "out", View<float, 2>(c.ws.streams.data(), {c.ws.rows, c.model.config.hc * c.model.config.dim}));
+}
+
 }  // namespace
 
 void forward(const ForwardContext& c) {
-  int64_t t = c.ws.rows;
   rope_tables(c);
-  c.ops.embed({c.ws.ids, c.model.embed, c.ws.streams.rows(0, t)});
+  c.ops.embed({c.ws.ids, c.model.embed, c.ws.streams.rows(0, c.ws.rows)});
+  std::string name, before;
   for (size_t l = 0; l < c.model.layers.size(); ++l) {
-    std::string name = c.observer ? "layers." + std::to_string(l) + "." : "";
-    block(c, c.model.layers[l], static_cast<int>(l), name);
+    if (c.gate && !c.gate->open(static_cast<int>(l))) return;
+    before = std::exchange(name, c.observer ? "layers." + std::to_string(l) + "." : "");
+    block(c, c.model.layers[l], static_cast<int>(l), name, l == 0 ? nullptr : &before);
   }
+  leave_block(c, name);
   head(c, c.model.hc_head, c.model.norm);
 }
 
-void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name) {
+void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name, const std::string* before) {
   const ModelConfig& config = c.model.config;
   int64_t t = c.ws.rows;
-  View<float, 3> streams = c.ws.streams.rows(0, t);
-  View<float, 2> x = c.ws.x.rows(0, t), y = c.ws.y.rows(0, t);
-  View<float, 2> post = c.ws.post.rows(0, t);
-  View<float, 3> comb = c.ws.comb.rows(0, t);
-  auto hc_pre = [&](const HyperConnectionWeights& w) {
-    c.ops.hc_pre({w, streams, config.norm_eps, config.hc_eps, config.hc_sinkhorn_iters, x, post, comb});
+  View<float, 3> streams = c.ws.streams.rows(0, t), comb = c.ws.comb.rows(0, t);
+  View<float, 2> x = c.ws.x.rows(0, t), y = c.ws.y.rows(0, t), post = c.ws.post.rows(0, t);
+  // `from`: what the half block before has made.
+  auto enter = [&](View<const float, 2> from, const HyperConnectionWeights& w, View<const float, 1> norm) {
+    c.ops.hc_boundary({from, w, norm, config.norm_eps, config.hc_eps, config.hc_sinkhorn_iters, streams, x, post, comb});
   };
 
-  hc_pre(layer.attn_hc);
-  c.ops.rms_norm({x, layer.attn_norm, config.norm_eps, x});
+  if (before) {
+    enter(y, layer.attn_hc, layer.attn_norm);
+    observe_streams(c, *before);
+  } else {
+    enter({}, layer.attn_hc, layer.attn_norm);
+  }
   observe(c, name, "attn.in", x);
   attention(c, layer, index);
   observe(c, name, "attn.out", y);
   if (c.observer && layer.kind == AttentionKind::kCsa)
     c.observer->indices(name + "indexer.selected", c.ws.selected.rows(0, t));
-  c.ops.hc_post({y, post, comb, streams});
 
-  hc_pre(layer.ffn_hc);
-  c.ops.rms_norm({x, layer.ffn_norm, config.norm_eps, x});
+  enter(y, layer.ffn_hc, layer.ffn_norm);
   observe(c, name, "ffn.in", x);
   moe(c, layer);
   observe(c, name, "ffn.out", y);
   if (c.observer) c.observer->indices(name + "gate.experts", c.ws.experts.rows(0, t));
   observe(c, name, "gate.weights", c.ws.expert_weights.rows(0, t));
-  c.ops.hc_post({y, post, comb, streams});
-  observe(c, name, "out", View<float, 2>(streams.data(), {t, config.hc * config.dim}));
+}
+
+void leave_block(const ForwardContext& c, const std::string& name) {
+  int64_t t = c.ws.rows;
+  c.ops.hc_post({c.ws.y.rows(0, t), c.ws.post.rows(0, t), c.ws.comb.rows(0, t), c.ws.streams.rows(0, t)});
+  observe_streams(c, name);
 }
 
 void head(const ForwardContext& c, const HyperConnectionWeights& hc, View<const float, 1> norm) {

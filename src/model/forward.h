@@ -21,6 +21,15 @@ class ForwardObserver {
   virtual void indices(const std::string& name, View<const int32_t, 2> rows) = 0;    // [T, k]
 };
 
+// Holds a forward back where rows that a layer reads are still on their way into their pages.
+class LayerGate {
+ public:
+  virtual ~LayerGate() = default;
+  // Returns once layer `layer` may run. False: its rows will not come; the forward ends there, and all that it wrote is
+  // worth nothing.
+  virtual bool open(int layer) = 0;
+};
+
 // What a forward needs beside the batch. Borrowed.
 struct ForwardContext {
   const Model& model;
@@ -28,6 +37,7 @@ struct ForwardContext {
   Ops& ops;
   Workspace& ws;
   ForwardObserver* observer = nullptr;
+  LayerGate* gate = nullptr;
 };
 
 // Every token of the step in ws (Workspace::load) through every layer. KV goes to the pages and states that the step
@@ -40,7 +50,10 @@ void forward(const ForwardContext& c);
 void mtp_forward(const ForwardContext& c);
 
 // Modules, in forward order.
-void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name);
+// One layer. Its last output is left in ws.y, for the next block's first boundary to add to the streams, or leave_block;
+// `before` says that a block before has left one, and is its name.
+void block(const ForwardContext& c, const LayerWeights& layer, int index, const std::string& name, const std::string* before);
+void leave_block(const ForwardContext& c, const std::string& name);
 // These two: ws.x -> ws.y.
 void attention(const ForwardContext& c, const LayerWeights& layer, int index);
 void moe(const ForwardContext& c, const LayerWeights& layer);

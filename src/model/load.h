@@ -11,6 +11,7 @@
 #include "base/progress.h"
 #include "base/result.h"
 #include "model/weights.h"
+#include "tensor/memory.h"
 
 namespace kvasir {
 
@@ -29,7 +30,8 @@ Result<LoadedModel> load_checkpoint(const std::string& dir, const LoadOptions& o
 
 // Draws a model with the given shapes and the official formats straight into memory (no files).
 // Values: seeded normal weights of a scale that keeps activations finite; experts FP4 e2m1 with e8m0
-// per 32, dense FP8 128x128, tid2eid distinct random experts. `threads` only changes the speed.
-Result<Model> make_synthetic(const ModelConfig& config, uint64_t seed, int threads, ProgressSink* progress);
+// per 32, dense FP8 128x128, tid2eid distinct random experts. `threads` only changes the speed, `memory` only the place.
+Result<Model> make_synthetic(const ModelConfig& config, uint64_t seed, int threads, ProgressSink* progress,
+                             Memory& memory = host_memory());
 
 }  // namespace kvasir

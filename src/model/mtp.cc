@@ -24,7 +24,8 @@ void mtp_forward(const ForwardContext& c) {
   ops.rms_norm({stream_rows, w.hnorm, config.norm_eps, h_rows});
   ops.linear({w.h_proj, h_rows, stream_rows});
   ops.mtp_join({streams, projected, streams});
-  block(c, w.block, config.num_layers, "mtp.");
+  block(c, w.block, config.num_layers, "mtp.", nullptr);
+  leave_block(c, "mtp.");
   head(c, w.hc_head, w.norm);
 }
 

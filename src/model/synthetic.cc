@@ -12,7 +12,6 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <fstream>
 #include <numeric>
 
 #include "base/check.h"
@@ -30,18 +29,13 @@ constexpr float kFp4Sigma = 2.0f;      // in codes: 6, the largest, is 3 sigma a
 constexpr float kFp8Sigma = 64.0f;     // 448 is 7 sigma away; one draw in some thousands is subnormal
 constexpr float kFp4ScaleRms = 0.79f;  // of scales that are 1 or 1/2 with equal chance
 
-// splitmix64: a counter and a mixer, so that any piece can start anywhere.
+// The generator of one piece (tensor/memory.h).
 class Random {
  public:
-  Random(uint64_t seed, uint64_t tensor, uint64_t piece) : state_(mix(mix(mix(seed) + tensor) + piece)) {}
-  uint64_t next() { return mix(state_ += 0x9e3779b97f4a7c15u); }
+  Random(uint64_t seed, uint64_t tensor, uint64_t piece) : state_(random_state(seed, tensor, piece)) {}
+  uint64_t next() { return random_bits(state_ += kRandomStep); }
 
  private:
-  static uint64_t mix(uint64_t z) {
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-  }
   uint64_t state_;
 };
 
@@ -138,37 +132,60 @@ class Drawer {
     int64_t begin = piece * piece_bytes(r), count = std::min(piece_bytes(r), r.bytes - begin);
     std::byte* out = r.data + begin;
     const Tables& t = *tables_;
-    const float target = 1.f / std::sqrt(static_cast<float>(r.cols));
     switch (r.fill) {
-      case Fill::kBf16: {
-        // Scaled by a power of two in the exponent; the smallest draw is 1e-5, so nothing underflows.
-        auto down = static_cast<uint16_t>(std::lround(-std::log2(target)) << 7);
-        draw(random, reinterpret_cast<uint16_t*>(out), count / 2,
-             [&](uint16_t i) { return static_cast<uint16_t>(t.bf16s[i] - down); });
-        return;
-      }
+      case Fill::kBf16:
+        return draw(random, reinterpret_cast<uint16_t*>(out), count / 2, [&](uint16_t i) { return scaled_bf16(r, i); });
       case Fill::kFp8:
         return draw(random, reinterpret_cast<uint8_t*>(out), count, [&](uint16_t i) { return t.e4m3[i]; });
       case Fill::kFp4:
         return draw(random, reinterpret_cast<uint8_t*>(out), count, [&](uint16_t i) { return t.fp4[i]; });
       case Fill::kFp8Scale:
-        std::fill_n(reinterpret_cast<uint8_t*>(out), count, nearest_scale(target / kFp8Sigma));
+        std::fill_n(reinterpret_cast<uint8_t*>(out), count, fp8_scale(r));
         return;
-      case Fill::kFp4Scale: {
-        uint8_t top = nearest_scale(target / (kFp4Sigma * kFp4ScaleRms));
-        return draw(random, reinterpret_cast<uint8_t*>(out), count,
-                    [&](uint16_t i) { return static_cast<uint8_t>(top - (i & 1)); });
-      }
+      case Fill::kFp4Scale:
+        return draw(random, reinterpret_cast<uint8_t*>(out), count, [&](uint16_t i) { return fp4_scale(r, i); });
       case Fill::kF32:
-      case Fill::kF32OfBf16: {
-        bool round = r.fill == Fill::kF32OfBf16;
-        return draw(random, reinterpret_cast<float*>(out), count / 4, [&](uint16_t i) {
-          float value = r.spread.mean + r.spread.sigma * t.normal[i];
-          return round ? round_bf16(value) : value;
-        });
-      }
+      case Fill::kF32OfBf16:
+        return draw(random, reinterpret_cast<float*>(out), count / 4, [&](uint16_t i) { return spread(r, i); });
       case Fill::kTable:
         return fill_table(random, reinterpret_cast<int32_t*>(out), count / (4 * r.cols), r.cols);
+    }
+  }
+
+  // A whole region in memory that is not on the host: the same draws.
+  void fill(const Region& r, uint64_t tensor, Memory& memory) const {
+    RandomDraw d{r.data, r.bytes, 1, nullptr, seed_, tensor, piece_bytes(r)};
+    std::vector<std::byte> table;
+    auto use = [&]<class T>(T, auto&& of_16_bits) {
+      table.resize(kDraws * sizeof(T));
+      for (size_t i = 0; i < kDraws; ++i) reinterpret_cast<T*>(table.data())[i] = of_16_bits(static_cast<uint16_t>(i));
+      d.count = r.bytes / static_cast<int64_t>(sizeof(T));
+      d.element_bytes = sizeof(T);
+      d.table = table.data();
+      memory.draw(d);
+    };
+    const Tables& t = *tables_;
+    switch (r.fill) {
+      case Fill::kBf16:
+        return use(uint16_t{}, [&](uint16_t i) { return scaled_bf16(r, i); });
+      case Fill::kFp8:
+        return use(uint8_t{}, [&](uint16_t i) { return t.e4m3[i]; });
+      case Fill::kFp4:
+        return use(uint8_t{}, [&](uint16_t i) { return t.fp4[i]; });
+      case Fill::kFp8Scale:
+        return use(uint8_t{}, [&](uint16_t) { return fp8_scale(r); });
+      case Fill::kFp4Scale:
+        return use(uint8_t{}, [&](uint16_t i) { return fp4_scale(r, i); });
+      case Fill::kF32:
+      case Fill::kF32OfBf16:
+        return use(float{}, [&](uint16_t i) { return spread(r, i); });
+      case Fill::kTable: {
+        std::vector<int32_t> rows(static_cast<size_t>(r.bytes / 4));
+        Region on_host = r;
+        on_host.data = reinterpret_cast<std::byte*>(rows.data());
+        for (int64_t piece = 0; piece < pieces(r); ++piece) fill(on_host, tensor, piece);
+        return memory.write(r.data, rows.data(), r.bytes);
+      }
     }
   }
 
@@ -179,6 +196,20 @@ class Drawer {
   static int64_t pieces(const Region& r) { return (r.bytes + piece_bytes(r) - 1) / piece_bytes(r); }
 
  private:
+  static float target(const Region& r) { return 1.f / std::sqrt(static_cast<float>(r.cols)); }
+  // Scaled by a power of two in the exponent; the smallest draw is 1e-5, so nothing underflows.
+  uint16_t scaled_bf16(const Region& r, uint16_t i) const {
+    return static_cast<uint16_t>(tables_->bf16s[i] - static_cast<uint16_t>(std::lround(-std::log2(target(r))) << 7));
+  }
+  static uint8_t fp8_scale(const Region& r) { return nearest_scale(target(r) / kFp8Sigma); }
+  static uint8_t fp4_scale(const Region& r, uint16_t i) {
+    return static_cast<uint8_t>(nearest_scale(target(r) / (kFp4Sigma * kFp4ScaleRms)) - (i & 1));
+  }
+  float spread(const Region& r, uint16_t i) const {
+    float value = r.spread.mean + r.spread.sigma * tables_->normal[i];
+    return r.fill == Fill::kF32OfBf16 ? round_bf16(value) : value;
+  }
+
   // Each row: distinct experts.
   void fill_table(Random& random, int32_t* out, int64_t rows, int64_t k) const {
     for (int64_t row = 0; row < rows; ++row, out += k) {
@@ -235,29 +266,36 @@ void bind(const TensorEntry& e, const std::vector<Region>& regions) {
   }
 }
 
-// MemAvailable of /proc/meminfo in bytes; a huge number where there is none.
-int64_t available_memory() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string key, unit; file >> key;) {
-    int64_t kib = 0;
-    if (key == "MemAvailable:" && file >> kib) return kib * 1024;
-    std::getline(file, unit);
-  }
-  return int64_t{1} << 62;
-}
-
 int64_t rounded(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-Status bind_inv_freq(Model& model) {
-  KVASIR_TRY(auto table, model.own_f32(model.config.rope_dim));  // two tables of rope_dim / 2
+Status bind_inv_freq(Model& model, Memory& memory) {
   std::vector<float> window = model.config.inv_freq(0), compressed = model.config.inv_freq(4);
-  std::copy(window.begin(), window.end(), table.data());
-  std::copy(compressed.begin(), compressed.end(), table.data() + window.size());
+  auto bytes = static_cast<int64_t>(window.size() * sizeof(float));
+  KVASIR_TRY(Buffer table, memory.allocate(2 * bytes, "rotation frequencies"));
+  memory.write(table.data(), window.data(), bytes);
+  memory.write(table.data() + bytes, compressed.data(), bytes);
+  auto* first = reinterpret_cast<const float*>(table.data());
+  model.owned.push_back(std::move(table));
   auto half = [&](size_t i) {
-    return View<const float, 1>(table.data() + i * window.size(), {static_cast<int64_t>(window.size())});
+    return View<const float, 1>(first + i * window.size(), {static_cast<int64_t>(window.size())});
   };
   for (LayerWeights& layer : model.layers) layer.inv_freq = half(layer.ratio == 0 ? 0 : 1);
   if (model.mtp) model.mtp->block.inv_freq = half(0);
+  return {};
+}
+
+// The experts' table of each layer, where ops can read it.
+Status place_tables(Model& model, Memory& memory) {
+  auto place = [&](MoeWeights& moe) -> Status {
+    auto bytes = static_cast<int64_t>(moe.experts.size() * sizeof(ExpertWeights));
+    KVASIR_TRY(Buffer table, memory.allocate(bytes, "the table of experts"));
+    memory.write(table.data(), moe.experts.data(), bytes);
+    moe.table = {reinterpret_cast<const ExpertWeights*>(table.data()), {static_cast<int64_t>(moe.experts.size())}};
+    model.owned.push_back(std::move(table));
+    return {};
+  };
+  for (LayerWeights& layer : model.layers) KVASIR_TRY_STATUS(place(layer.moe));
+  if (model.mtp) KVASIR_TRY_STATUS(place(model.mtp->block.moe));
   return {};
 }
 
@@ -269,7 +307,7 @@ struct Piece {
 
 }  // namespace
 
-Result<Model> make_synthetic(const ModelConfig& config, uint64_t seed, int threads, ProgressSink* progress) {
+Result<Model> make_synthetic(const ModelConfig& config, uint64_t seed, int threads, ProgressSink* progress, Memory& memory) {
   Model model;
   model.config = config;
   shape_model(model);
@@ -281,12 +319,13 @@ Result<Model> make_synthetic(const ModelConfig& config, uint64_t seed, int threa
     of_entry.push_back(regions_of(e));
     for (const Region& r : of_entry.back()) total += rounded(r.bytes);
   }
-  if (total > available_memory()) {
+  KVASIR_TRY(int64_t available, memory.available());
+  if (total > available) {
     return Error{ErrorCode::kBusy, fmt::format("synthetic weights of {} layers need {} bytes of memory, and "
                                                "{} are available: ask for fewer layers",
-                                               config.num_layers, total, available_memory())};
+                                               config.num_layers, total, available)};
   }
-  KVASIR_TRY(Buffer buffer, Buffer::make(total, "synthetic weights"));
+  KVASIR_TRY(Buffer buffer, memory.allocate(total, "synthetic weights"));
   std::byte* next = buffer.data();
   std::vector<Piece> pieces;
   for (size_t i = 0; i < entries.size(); ++i) {
@@ -299,9 +338,14 @@ Result<Model> make_synthetic(const ModelConfig& config, uint64_t seed, int threa
     bind(entries[i], of_entry[i]);
   }
   model.owned.push_back(std::move(buffer));
-  KVASIR_TRY_STATUS(bind_inv_freq(model));
+  KVASIR_TRY_STATUS(bind_inv_freq(model, memory));
+  KVASIR_TRY_STATUS(place_tables(model, memory));
 
   Drawer drawer(config, seed);
+  if (!memory.on_host()) {
+    for (size_t i = 0; i < regions.size(); ++i) drawer.fill(regions[i], i, memory);
+    return model;
+  }
   ThreadPool pool(threads);
   if (progress) progress->begin("drawing synthetic weights", ProgressUnit::kBytes, total);
   constexpr int64_t kPiecesPerTick = 256;

@@ -93,26 +93,7 @@ TEST_F(MalformedRequest, RandomDamageNeverGetsMoreThanAnAnswer) {
                                           post("Expect: 100-continue\r\nContent-Length: 2\r\n", "ab")};
   static constexpr std::string_view kBytes("\r\n\0 :;,\t/ahx09\xff\x7f", 16);
   for (int i = 0; i < 2000; ++i) {
-    std::string bytes(seeds[random() % seeds.size()]);
-    for (int damage = static_cast<int>(random() % 4); damage >= 0; --damage) {
-      const size_t at = random() % bytes.size();
-      const char c = kBytes[random() % kBytes.size()];
-      switch (random() % 4) {
-        case 0:
-          bytes[at] = c;
-          break;
-        case 1:
-          bytes.insert(at, 1 + random() % 3, c);
-          break;
-        case 2:
-          bytes.erase(at, 1 + random() % 3);
-          break;
-        default:
-          bytes += bytes.substr(random() % bytes.size(), random() % 20);
-          break;
-      }
-      if (bytes.empty()) bytes.push_back(c);
-    }
+    const std::string bytes = damaged(seeds[random() % seeds.size()], random, kBytes);
     TestClient client = server.client();
     client.send(bytes);
     client.close_writing();

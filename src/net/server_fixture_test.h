@@ -182,8 +182,8 @@ class Count {
 };
 
 // Routes: /hello, /echo (the body), /who (what the handler saw), /wait (until the client is gone), /stream?N
-// (N chunks), /tick (a byte every 50 ms), /endless (chunks of 64 KB until the client is gone), /sse (three events), /big?N (N bytes),
-// /throw, /nothing, /half (ends in the middle), /empty (204).
+// (N chunks), /tick (a byte every 50 ms), /endless (chunks of 64 KB until the client is gone), /sse (three
+// events), /big?N (N bytes), /throw, /nothing, /half (ends in the middle), /empty (204).
 class TestServer {
  public:
   explicit TestServer(HttpServerOptions options = {}) {

@@ -39,6 +39,30 @@ void Signal::notify() const {
   });
 }
 
+void SignalBatch::add(const Signal& signal) {
+  std::lock_guard lock(mutex_);
+  added_.push_back(signal);
+}
+
+void SignalBatch::notify_all() {
+  std::vector<Signal> signals;
+  {
+    std::lock_guard lock(mutex_);
+    signals.swap(added_);
+  }
+  for (const Signal& signal : signals) {
+    const std::shared_ptr<Signal::State> state =
+        signal.state_;  // `signals` is given away while this is locked
+    std::lock_guard lock(state->mutex);
+    if (!state->waiter) continue;
+    asio::post(state->waiter->get_executor(), [all = std::move(signals)] {
+      for (const Signal& one : all) one.notify();
+    });
+    return;
+  }
+  for (const Signal& signal : signals) signal.notify();  // nobody waits: only flags are set
+}
+
 Task<bool> Signal::wait(Clock::duration timeout) const {
   const std::shared_ptr<State> state = state_;
   const Clock::time_point now = Clock::now();

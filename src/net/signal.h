@@ -15,6 +15,8 @@
 
 #include <chrono>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #include "net/task.h"
 
@@ -30,8 +32,23 @@ class Signal {
   Task<bool> wait(std::chrono::steady_clock::duration timeout) const;
 
  private:
+  friend class SignalBatch;
   struct State;
   std::shared_ptr<State> state_;
+};
+
+// Notifies many signals by one interruption of a network thread, which passes the news on. A notify() for
+// each of them could put that thread to work, and back to sleep, as many times, and each time in the
+// notifier's place where both share a core. Threading: any.
+class SignalBatch {
+ public:
+  // `signal` is notified by the next notify_all().
+  void add(const Signal& signal);
+  void notify_all();
+
+ private:
+  std::mutex mutex_;
+  std::vector<Signal> added_;  // guarded by mutex_
 };
 
 }  // namespace kvasir

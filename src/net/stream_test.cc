@@ -1,4 +1,5 @@
 // Long-lived responses: hang-ups while the handler waits, many idle streams, stopping.
+#include <fmt/format.h>
 #include <sys/resource.h>
 
 #include "net/server_fixture_test.h"
@@ -222,6 +223,80 @@ TEST(Signal, MayBeNotifiedWhileConnectionsDie) {
   }
   stop = true;
   engine.join();
+}
+
+TEST(SignalBatch, WakesEveryoneThatWasAddedAndNobodyElse) {
+  constexpr int kReaders = 16, kRounds = 200;
+  std::vector<Signal> signals(kReaders);
+  std::vector<std::atomic<int>> woken(kReaders);
+  std::atomic<bool> stop{false};
+  Count waiting;
+  HttpServerOptions options;
+  options.threads = 2;
+  auto server = HttpServer::make(options, [&](const HttpRequest& request, ResponseWriter& out) -> Task<> {
+    const auto reader = static_cast<size_t>(std::stoi(request.path.substr(1)));
+    waiting.add();
+    while (!stop) {
+      const bool notified = co_await signals[reader].wait(20ms);
+      if (notified) ++woken[reader];
+    }
+    const HttpResponse response{200, {}, "done"};
+    co_await out.send(response);
+  });
+  ASSERT_TRUE(server);
+  std::vector<std::unique_ptr<TestClient>> clients;
+  for (int i = 0; i < kReaders; ++i) {
+    clients.push_back(std::make_unique<TestClient>((*server)->port()));
+    clients.back()->send(TestServer::get(fmt::format("/{}", i)));
+  }
+  ASSERT_TRUE(waiting.reaches(kReaders));
+  SignalBatch batch;
+  const auto deadline = steady_clock::now() + 20s;
+  for (int round = 1; round <= kRounds; ++round) {
+    for (int i = 0; i + 1 < kReaders; ++i) batch.add(signals[static_cast<size_t>(i)]);
+    batch.notify_all();
+    // Each round is seen by all before the next, so that none of them merge.
+    for (int i = 0; i + 1 < kReaders; ++i) {
+      while (woken[static_cast<size_t>(i)] < round && steady_clock::now() < deadline)
+        std::this_thread::yield();
+    }
+  }
+  batch.notify_all();  // nobody was added
+  stop = true;
+  for (auto& client : clients) EXPECT_EQ(client->read_response().body, "done");
+  for (int i = 0; i + 1 < kReaders; ++i) EXPECT_EQ(woken[static_cast<size_t>(i)], kRounds) << i;
+  EXPECT_EQ(woken[kReaders - 1], 0);
+}
+
+TEST(SignalBatch, MayNotifyWhileConnectionsDieAndBeforeAnyoneWaits) {
+  Signal shared, early;
+  SignalBatch batch;
+  batch.add(early);
+  batch.notify_all();
+  std::atomic<bool> stop{false};
+  std::thread engine([&] {
+    while (!stop) {
+      batch.add(shared);
+      batch.notify_all();
+    }
+  });
+  std::atomic<bool> was_early{false};
+  for (int i = 0; i < 2; ++i) {
+    Count waiting;
+    auto server = HttpServer::make({}, [&](const HttpRequest&, ResponseWriter&) -> Task<> {
+      const bool notified = co_await early.wait(0ms);
+      was_early = was_early || notified;
+      waiting.add();
+      for (;;) co_await shared.wait(1ms);  // never ends: the server destroys it in the middle of a wait
+    });
+    ASSERT_TRUE(server);
+    TestClient client((*server)->port());
+    client.send(TestServer::get("/"));
+    ASSERT_TRUE(waiting.reaches(1));
+  }
+  stop = true;
+  engine.join();
+  EXPECT_TRUE(was_early);
 }
 
 }  // namespace

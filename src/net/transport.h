@@ -36,8 +36,8 @@ class Transport {
   // Waits until everything is written. False: broken.
   Task<bool> write(std::string_view bytes);
 
-  // For how long the peer has acknowledged nothing although something is outstanding, as seen by this function alone:
-  // it has to be asked now and then.
+  // For how long the peer has acknowledged nothing although something is outstanding, as seen by this
+  // function alone: it has to be asked now and then.
   std::chrono::milliseconds silence();
 
   // Tells the peer that nothing more comes.

@@ -78,4 +78,27 @@ struct AttendArgs {
   AttendSequence sequence(int64_t i) const;
 };
 
+// Ops::small_rows: everything between the first projections of a block and wq_b.
+//   qa <- rms_norm(qa, q_norm), in place
+//   rows[t] <- encode( rope( rms_norm(kv[t], kv_norm) ) )            as rms_norm and store_window would
+struct SmallRowsArgs {
+  View<float, 2> qa;            // [T, q_rank]
+  View<const float, 1> q_norm;  // [q_rank]
+  View<float, 2> kv;            // [T, D]; may be overwritten
+  View<const float, 1> kv_norm; // [D]
+  View<const float, 3> table;   // [T, R/2, 2]
+  float eps = 1e-6f;
+  KvRowFormat format;
+  KvRows rows;                  // T rows
+};
+
+// Ops::attend_heads: attend with what stands on both sides of it. `attend.q` is wq_b's raw output: head_norm_rope before,
+// the inverse rotation of the result behind.
+struct AttendHeadsArgs {
+  AttendArgs attend;
+  View<const float, 3> table;  // [T, R/2, 2]
+  float eps = 1e-6f;
+  View<float, 3> q = {};       // attend.q, for whoever rotates in place
+};
+
 }  // namespace kvasir

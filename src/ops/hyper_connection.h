@@ -35,6 +35,23 @@ struct HcPostArgs {
   View<float, 3> streams;     // [T, hc, dim]
 };
 
+// Ops::hc_boundary: everything between two half blocks:
+//   streams <- hc_post(y, post, comb, streams)   unless y is empty (in front of the first half block)
+//   (x, post, comb) <- hc_pre(w, streams)        post and comb are replaced
+//   x <- rms_norm(x, norm)
+struct HcBoundaryArgs {
+  View<const float, 2> y;  // [T, dim] what the previous half block made, or empty
+  HyperConnectionWeights w;
+  View<const float, 1> norm;  // [dim]
+  float norm_eps = 1e-6f;     // of both norms
+  float sinkhorn_eps = 1e-6f;
+  int sinkhorn_iters = 20;
+  View<float, 3> streams;  // [T, hc, dim]
+  View<float, 2> x;        // [T, dim]; may be y
+  View<float, 2> post;     // [T, hc]
+  View<float, 3> comb;     // [T, hc, hc]
+};
+
 // Ops::hc_head:  x[t] = sum_s pre[t,s] * streams[rows[t], s]: collapse before the final norm (spec 6.4).
 struct HcHeadArgs {
   HyperConnectionWeights w;

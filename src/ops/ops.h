@@ -13,6 +13,7 @@
 
 #include <array>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -47,6 +48,8 @@ class Ops {
   virtual Numerics numerics() const = 0;
   // Where it computes: what every view of the Args points into.
   virtual Memory& memory() { return host_memory(); }
+  // Rows that attention should work on at a time: its activations are the widest, and more rows than this gain nothing.
+  virtual int64_t attention_rows() const { return 512; }
   // Calls `enqueue`, which calls ops. A backend may record what is enqueued and, when a step of the same shape comes
   // again, replay the record without the call: all that changes between such steps lies in its memory.
   virtual Status run_step(const StepShape& shape, const std::function<void()>& enqueue) {
@@ -81,6 +84,15 @@ class Ops {
 
   virtual void gate(const GateArgs&) = 0;
   virtual void experts(const ExpertsArgs&) = 0;
+
+  // Several of the above as one box, where they stand side by side in the forward pass. A backend that gains nothing by
+  // fusing them leaves these as they are: one after the other.
+  virtual void hc_boundary(const HcBoundaryArgs&);
+  virtual void linear_many(std::span<const LinearArgs>);  // of one x
+  virtual void small_rows(const SmallRowsArgs&);
+  virtual void compress_pair(const CompressArgs& entry, const CompressArgs& key);  // of one batch
+  virtual void index_query_select(const IndexQueryArgs& query, const IndexSelectArgs& select);  // of one q and weight
+  virtual void attend_heads(const AttendHeadsArgs&);
 
   // Waits for everything enqueued and reports the first fault. On the CPU there is nothing to wait for.
   virtual Status synchronize() = 0;

@@ -50,6 +50,7 @@ struct AppParts {
   int64_t started = 0;                           // seconds since 1970
   int64_t page_bytes = 0;                        // of one KV page
   std::shared_ptr<const Vocabulary> vocabulary;  // null: nothing is constrained
+  SignalBatch& news;                             // notified when the engine has told all its readers
 };
 
 class App {
@@ -91,6 +92,8 @@ class App {
   Request engine_request(const Call& call, Prepared& prepared);
   std::optional<ApiError> submit(Call& call, Prepared& prepared);
   SseEvents take_events(const Call& call, Prepared& prepared);
+  std::chrono::steady_clock::duration next_sign_of_life(const Prepared& prepared) const;
+  bool sign_of_life_is_due(const Prepared& prepared) const;
   Task<> stream_answer(Call& call, Prepared& prepared);
   Task<> whole_answer(Call& call, Prepared& prepared);
   void settle(Call& call, Prepared& prepared);

@@ -95,7 +95,7 @@ HttpServerOptions server_options(const Settings& s) {
 
 EngineOptions engine_options(const Settings& s) {
   EngineOptions o;
-  o.step_tokens = s.step_tokens;
+  o.step_tokens = s.chosen_step_tokens();
   o.max_running = static_cast<int>(s.max_running);
   o.max_waiting = static_cast<int>(s.max_waiting);
   o.cache_bytes = s.memory_bytes;
@@ -183,6 +183,7 @@ struct Server::Parts {
   std::unique_ptr<Tokenizer> tokenizer;
   std::shared_ptr<const Vocabulary> vocabulary;
   LoadedModel loaded;
+  SignalBatch news;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<ReplayMemory> memory;
   std::unique_ptr<Sessions> sessions;
@@ -233,6 +234,7 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
   EngineOptions options = engine_options(settings);
   KVASIR_TRY(options.disk, open_disk(settings, loaded.model, name));
   DiskStore* disk = options.disk.get();
+  options.told = [this] { news.notify_all(); };
   KVASIR_TRY(engine, Engine::make(loaded.model, std::move(ops), std::move(options)));
   memory = std::make_unique<ReplayMemory>(kReplayMemoryBytes, replay_store(disk));
   sessions = std::make_unique<Sessions>(*engine, disk, SessionLimits{});
@@ -241,7 +243,7 @@ Status Server::Parts::start_engine(ProgressSink* progress) {
       loaded.revision == ChatRevision::kB ? TemplateRevision::kB : TemplateRevision::kA;
   app = std::make_unique<App>(AppParts{settings, *tokenizer, *engine, log, metrics, keys.get(), script.get(),
                                        *memory, *sessions, name, revision, loaded.model.config.eos_id, unix_seconds(),
-                                       layout.page_bytes, vocabulary});
+                                       layout.page_bytes, vocabulary, news});
   return {};
 }
 

@@ -231,6 +231,9 @@ std::vector<Setting> server_settings() {
                    "Hashed API keys (kvasir key); default: any key is accepted", &Settings::key_file),
       seconds_setting("server.drain_seconds", "--drain", "How long running requests may go on after SIGTERM",
                       &Settings::drain_seconds),
+      number_setting<double>("server.keep_alive_seconds", "--keep-alive",
+                             "A sign of life to whoever waits for an answer so often", &Settings::keep_alive_seconds,
+                             0.1, 10.0, "SECONDS"),
   };
 }
 
@@ -273,8 +276,8 @@ std::vector<Setting> engine_settings() {
       number_setting<int64_t>("engine.context", "--context", "Tokens of one sequence; 0: the model's",
                               &Settings::max_context, 0, 1 << 30),
       number_setting<int64_t>("engine.step_tokens", "--step-tokens",
-                              "Tokens of one step: decode first, prefill fills the rest",
-                              &Settings::step_tokens, 16, 1 << 16),
+                              "Tokens of one step: decode first, prefill fills the rest; 0: 512, or 4096 on a GPU",
+                              &Settings::step_tokens, 0, 1 << 16),
       number_setting<int64_t>("engine.running", "--max-running", "Sequences in one step",
                               &Settings::max_running, 1, 4096),
       number_setting<int64_t>("engine.waiting", "--max-waiting",
@@ -316,7 +319,7 @@ std::vector<Setting> protocol_settings() {
       switch_setting("protocol.sort_tools", "--sort-tools",
                      "Order tools by name, for clients that shuffle them", &Settings::sort_tools),
       switch_setting("protocol.thinking_sampling", "--thinking-sampling",
-                     "Honour temperature and top_p in thinking mode too", &Settings::thinking_sampling),
+                     "Honour temperature, top_p and penalties in thinking mode too", &Settings::thinking_sampling),
   };
 }
 

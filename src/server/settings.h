@@ -40,6 +40,7 @@ struct Settings {
   std::string tls_certificate, tls_key;
   std::string key_file;  // empty: every key is accepted, as a local server does
   double drain_seconds = 30;
+  double keep_alive_seconds = 8;  // STR-1 asks for 10 at most
 
   // limits
   int64_t max_connections = 4096;
@@ -56,7 +57,7 @@ struct Settings {
 
   // engine
   int64_t max_context = 0;  // 0: the model's
-  int64_t step_tokens = 512;
+  int64_t step_tokens = 0;  // 0: see chosen_step_tokens()
   int64_t max_running = 64;
   int64_t max_waiting = 1024;
   int64_t memory_bytes = 0;    // pages; 0: a share of the machine's
@@ -85,6 +86,8 @@ struct Settings {
   // test aid
   std::string replay_file;
 
+  // More on a GPU, which needs many rows to be busy.
+  int64_t chosen_step_tokens() const { return step_tokens > 0 ? step_tokens : backend == BackendKind::kCuda ? 4096 : 512; }
   Numerics chosen_numerics() const {
     return numerics.value_or(deterministic ? Numerics::kNative : Numerics::kFast);
   }

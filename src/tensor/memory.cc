@@ -1,9 +1,9 @@
 // The host's own memory; see memory.h.
 #include "tensor/memory.h"
 
-#include <unistd.h>
-
 #include <cstring>
+#include <fstream>
+#include <string>
 
 namespace kvasir {
 namespace {
@@ -16,10 +16,26 @@ class HostMemory final : public Memory {
   void copy(void* to, const void* from, int64_t bytes) override {
     if (bytes > 0) std::memmove(to, from, static_cast<size_t>(bytes));
   }
+  void draw(const RandomDraw& d) override {
+    auto bytes = static_cast<size_t>(d.element_bytes);
+    int64_t of_piece = d.piece_bytes / d.element_bytes;
+    for (int64_t i = 0; i < d.count; ++i) {
+      uint64_t state = random_state(d.seed, d.tensor, static_cast<uint64_t>(i / of_piece));
+      auto at = static_cast<uint64_t>(i % of_piece);
+      auto pick = static_cast<uint16_t>(random_bits(state + (at / 4 + 1) * kRandomStep) >> (16 * (at % 4)));
+      std::memcpy(static_cast<std::byte*>(d.to) + i * d.element_bytes, static_cast<const std::byte*>(d.table) + pick * bytes, bytes);
+    }
+  }
   bool on_host() const override { return true; }
   Result<int64_t> available() override {
-    // What the kernel may hand out, page cache given back included: free and available are different there.
-    return static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+    // With what the page cache would give back; a huge number where the kernel does not say.
+    std::ifstream file("/proc/meminfo");
+    for (std::string key, unit; file >> key;) {
+      int64_t kib = 0;
+      if (key == "MemAvailable:" && file >> kib) return kib * 1024;
+      std::getline(file, unit);
+    }
+    return int64_t{1} << 62;
   }
 };
 

@@ -12,6 +12,29 @@
 
 namespace kvasir {
 
+// Random elements: each is one of a table's 65,536, picked by 16 bits of a generator. Every stretch of `piece_bytes` has a
+// generator of its own, random_state(seed, tensor, piece), so it can be drawn anywhere and in any order.
+struct RandomDraw {
+  void* to = nullptr;
+  int64_t count = 0;        // elements
+  int element_bytes = 1;    // 1, 2 or 4
+  const void* table = nullptr;  // on the host
+  uint64_t seed = 0, tensor = 0;
+  int64_t piece_bytes = 0;
+};
+
+// The generator: splitmix64. Draw number n (from 0) of a piece is random_bits(state + (n + 1) * kRandomStep); element i is
+// picked by bits [16 (i % 4), 16 (i % 4) + 16) of draw i / 4.
+inline constexpr uint64_t kRandomStep = 0x9e3779b97f4a7c15u;
+constexpr uint64_t random_bits(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+constexpr uint64_t random_state(uint64_t seed, uint64_t tensor, uint64_t piece) {
+  return random_bits(random_bits(random_bits(seed) + tensor) + piece);
+}
+
 class Memory {
  public:
   virtual ~Memory() = default;
@@ -24,6 +47,8 @@ class Memory {
   virtual void read(void* to, const void* from, int64_t bytes) = 0;
   // Within the memory. The stretches may overlap.
   virtual void copy(void* to, const void* from, int64_t bytes) = 0;
+  // For synthetic weights in memory that is not on the host; the host's is drawn by its threads (model/synthetic.cc).
+  virtual void draw(const RandomDraw& draw) = 0;
   // Whether the host may follow its addresses.
   virtual bool on_host() const = 0;
   // Bytes that allocate() could still give.

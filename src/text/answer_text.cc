@@ -6,7 +6,8 @@
 
 namespace kvasir {
 
-AnswerText::AnswerText(const Tokenizer& tokenizer, std::optional<OutputFormat> format, std::vector<std::string> stop)
+AnswerText::AnswerText(const Tokenizer& tokenizer, std::optional<OutputFormat> format,
+                       std::vector<std::string> stop)
     : tokenizer_(tokenizer), detokenizer_(tokenizer), stop_(std::move(stop)) {
   if (format) parser_.emplace(*std::move(format));
 }
@@ -26,7 +27,8 @@ std::vector<Delta> AnswerText::finish(EndCause cause) {
   std::vector<Delta> out;
   take(detokenizer_.finish(), TextKind::kPlain, out);
   if (parser_) show(parser_->finish(cause), out);
-  if (std::string rest = stop_.finish(); !rest.empty()) out.push_back({Delta::Kind::kContent, std::move(rest), -1});
+  if (std::string rest = stop_.finish(); !rest.empty())
+    out.push_back({Delta::Kind::kContent, std::move(rest), -1});
   return out;
 }
 
@@ -45,7 +47,8 @@ void AnswerText::show(std::vector<Delta> deltas, std::vector<Delta>& out) {
       delta.text = stop_.push(delta.text);
       if (delta.text.empty()) continue;
     } else if (delta.kind == Delta::Kind::kToolCall) {  // content ends where calls begin
-      if (std::string rest = stop_.finish(); !rest.empty()) out.push_back({Delta::Kind::kContent, std::move(rest), -1});
+      if (std::string rest = stop_.finish(); !rest.empty())
+        out.push_back({Delta::Kind::kContent, std::move(rest), -1});
     }
     out.push_back(std::move(delta));
   }

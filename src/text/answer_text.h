@@ -1,8 +1,8 @@
-// AnswerText: the tokens of one answer to what a reader sees: whole characters; reasoning, content and calls apart;
-// nothing of the markup; no content from a stop string on.
+// AnswerText: the tokens of one answer to what a reader sees: whole characters; reasoning, content and calls
+// apart; nothing of the markup; no content from a stop string on.
 //
-// Joins Detokenizer, OutputParser and StopText, for terminals and servers alike. One per answer; not for use by two
-// threads at once.
+// Joins Detokenizer, OutputParser and StopText, for terminals and servers alike. One per answer; not for use
+// by two threads at once.
 #pragma once
 
 #include <optional>
@@ -17,8 +17,8 @@ namespace kvasir {
 
 class AnswerText {
  public:
-  // Without `format` the answer continues a raw prompt: everything is content, special tokens included. The tokenizer
-  // outlives this. Stop strings apply to content (protocol 5.1).
+  // Without `format` the answer continues a raw prompt: everything is content, special tokens included. The
+  // tokenizer outlives this. Stop strings apply to content (protocol 5.1).
   AnswerText(const Tokenizer& tokenizer, std::optional<OutputFormat> format, std::vector<std::string> stop);
 
   std::vector<Delta> push(TokenId id);

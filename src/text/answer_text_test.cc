@@ -24,7 +24,8 @@ struct Shown {
 OutputFormat weather_format() {
   OutputFormat format;
   format.in_reasoning = true;
-  format.tools.push_back(*JsonValue::parse(R"({"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}})"));
+  format.tools.push_back(*JsonValue::parse(
+      R"({"name":"weather","parameters":{"type":"object","properties":{"city":{"type":"string"}}}})"));
   return format;
 }
 
@@ -40,8 +41,10 @@ Shown run(AnswerText& answer, std::string_view text) {
 
 TEST(AnswerText, ReasoningContentAndCallsComeApart) {
   AnswerText answer(v4_tokenizer(), weather_format(), {});
-  Shown shown = run(answer, "héllo</think>First 🙂.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n"
-                            "<｜DSML｜parameter name=\"city\" string=\"true\">Oslo</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+  Shown shown = run(answer,
+                    "héllo</think>First 🙂.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n"
+                    "<｜DSML｜parameter name=\"city\" "
+                    "string=\"true\">Oslo</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
   EXPECT_EQ(shown.reasoning, "héllo");
   EXPECT_EQ(shown.content, "First 🙂.");
   EXPECT_EQ(shown.calls, std::vector<std::string>{"weather"});
@@ -60,7 +63,9 @@ TEST(AnswerText, StopStringsEndContentAndLeaveReasoningAlone) {
 
 TEST(AnswerText, ATailThatOnlyBeginsAStopStringIsShownBeforeACall) {
   AnswerText answer(v4_tokenizer(), weather_format(), {"ENDING"});
-  Shown shown = run(answer, "r</think>the END\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"weather\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
+  Shown shown = run(answer,
+                    "r</think>the END\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke "
+                    "name=\"weather\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>");
   EXPECT_EQ(shown.content, "the END");
   EXPECT_EQ(shown.calls.size(), 1u);
 }

@@ -34,7 +34,7 @@ struct Message {
   std::string tool_call_id = {};                  // tool: the call that it answers
   std::vector<JsonValue> tools = {};              // system, developer: function objects, offered from here on
   std::optional<JsonValue> response_format = {};  // system, developer: JSON schema of the reply
-  MessageTask task = MessageTask::kNone;                        // user, developer, assistant
+  MessageTask task = MessageTask::kNone;          // user, developer, assistant
   // Assistant: the model continues this text, so no end token follows (prefix completion, `wo_eos`).
   bool open_ended = false;
 };

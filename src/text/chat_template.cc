@@ -55,8 +55,8 @@ std::vector<Turn> merge(std::span<const Message> messages) {
       turns.push_back({.message = &m, .role = m.role, .task = m.task});
       continue;
     }
-    const bool joins =
-        !turns.empty() && turns.back().role == Role::kUser && (is_result || turns.back().task == MessageTask::kNone);
+    const bool joins = !turns.empty() && turns.back().role == Role::kUser &&
+                       (is_result || turns.back().task == MessageTask::kNone);
     if (!joins) turns.push_back({.message = &m, .role = Role::kUser, .task = MessageTask::kNone});
     turns.back().blocks.push_back({is_result, m.content, m.tool_call_id});
     if (m.task != MessageTask::kNone) turns.back().task = m.task;

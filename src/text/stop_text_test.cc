@@ -9,7 +9,8 @@ namespace {
 std::string run(std::vector<std::string> stops, const std::string& text, size_t chunk, bool& found) {
   StopText stop(std::move(stops));
   std::string out;
-  for (size_t at = 0; at < text.size() && !stop.found(); at += chunk) out += stop.push(std::string_view(text).substr(at, chunk));
+  for (size_t at = 0; at < text.size() && !stop.found(); at += chunk)
+    out += stop.push(std::string_view(text).substr(at, chunk));
   out += stop.finish();
   found = stop.found();
   return out;
@@ -28,7 +29,8 @@ TEST(StopText, EndsBeforeTheFirstStringForAnyChunking) {
 TEST(StopText, ShowsEverythingWhenNothingMatches) {
   for (size_t chunk = 1; chunk < 8; ++chunk) {
     bool found = true;
-    EXPECT_EQ(run({"ENDING"}, "the END", chunk, found), "the END") << "a tail that begins a stop string comes at the end";
+    EXPECT_EQ(run({"ENDING"}, "the END", chunk, found), "the END")
+        << "a tail that begins a stop string comes at the end";
     EXPECT_FALSE(found);
   }
 }

@@ -2,11 +2,11 @@
 //
 //   cache_crash [--rounds N] [--folder DIR] [--seed N]      default: 40 rounds in a new folder under $TMPDIR
 //
-// The child runs prompts through a PrefixCache over a DiskStore and prints the number of each prompt once save() has
-// returned: acknowledged. The parent reads those numbers, kills it with SIGKILL at a random moment, opens the folder
-// itself and checks that every acknowledged prompt is there, whole, byte for byte, and that whatever else is there is
-// right. The folder goes on to the next round, so that a writer starts on what the killed one left.
-// Exit code 0 and one line of counts; or 1 and what was wrong.
+// The child runs prompts through a PrefixCache over a DiskStore and prints the number of each prompt once
+// save() has returned: acknowledged. The parent reads those numbers, kills it with SIGKILL at a random
+// moment, opens the folder itself and checks that every acknowledged prompt is there, whole, byte for byte,
+// and that whatever else is there is right. The folder goes on to the next round, so that a writer starts on
+// what the killed one left. Exit code 0 and one line of counts; or 1 and what was wrong.
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -76,7 +76,9 @@ DiskOptions options_for(const std::string& folder) {
   auto disk = DiskStore::open(options_for(folder));
   if (!disk) fail(disk.error().message);
   PagePool pool(kPageBytes, 400);
-  PrefixCache cache(pool, disk->get(), {.page_tokens = kSpanTokens, .section_bytes = kSections, .snapshot_bytes = 20 * kStateBytes});
+  PrefixCache cache(
+      pool, disk->get(),
+      {.page_tokens = kSpanTokens, .section_bytes = kSections, .snapshot_bytes = 20 * kStateBytes});
   if (write(out, &kOpened, sizeof kOpened) != sizeof kOpened) std::_Exit(0);
   for (uint32_t number = first;; ++number) {
     auto tokens = prompt(number);
@@ -85,7 +87,8 @@ DiskOptions options_for(const std::string& folder) {
     {
       BlockTable table(pool);
       if (!table.grow(pages)) fail("no pages");
-      for (int64_t i = 0; i < pages; ++i) fill(table.addresses()[i], kPageBytes, std::span(tokens).first((i + 1) * kSpanTokens));
+      for (int64_t i = 0; i < pages; ++i)
+        fill(table.addresses()[i], kPageBytes, std::span(tokens).first((i + 1) * kSpanTokens));
       cache.publish({0, tokens}, 0, table.ids());
     }
     std::vector<std::byte> state(kStateBytes);
@@ -109,19 +112,22 @@ void check(PrefixCache& cache, PagePool& pool, uint32_t number, bool all, Counts
   int64_t point = match.points.empty() ? 0 : match.points.back().length;
   int64_t full = std::ssize(tokens) / kSpanTokens * kSpanTokens;
   if (all && (match.page_tokens != full || point != std::ssize(tokens))) {
-    fail("prompt " + std::to_string(number) + " was acknowledged: pages of " + std::to_string(match.page_tokens) + " of " + std::to_string(full) +
-         " tokens and a snapshot at " + std::to_string(point) + " are there");
+    fail("prompt " + std::to_string(number) + " was acknowledged: pages of " +
+         std::to_string(match.page_tokens) + " of " + std::to_string(full) + " tokens and a snapshot at " +
+         std::to_string(point) + " are there");
   }
   auto restore = cache.restore({0, tokens}, match.page_tokens, point);
   if (!restore) fail(restore.error().message);
   while (!(*restore)->done()) (*restore)->wait_section(static_cast<int>(kSections.size()) - 1);
   auto arrived = (*restore)->page_tokens();
-  if (all && (arrived != full || (*restore)->snapshot() == nullptr)) fail("prompt " + std::to_string(number) + " was acknowledged and is corrupt");
+  if (all && (arrived != full || (*restore)->snapshot() == nullptr))
+    fail("prompt " + std::to_string(number) + " was acknowledged and is corrupt");
   auto pages = (*restore)->take_pages();
   std::vector<std::byte> expected(kPageBytes);
   for (int64_t i = 0; i < arrived / kSpanTokens; ++i) {
     fill(expected.data(), kPageBytes, std::span(tokens).first((i + 1) * kSpanTokens));
-    if (std::memcmp(expected.data(), pool.address(pages[i]), kPageBytes) != 0) fail("prompt " + std::to_string(number) + ": wrong bytes in page " + std::to_string(i));
+    if (std::memcmp(expected.data(), pool.address(pages[i]), kPageBytes) != 0)
+      fail("prompt " + std::to_string(number) + ": wrong bytes in page " + std::to_string(i));
   }
   if (const auto* state = (*restore)->snapshot()) {
     expected.resize(kStateBytes);
@@ -150,7 +156,8 @@ int run(int rounds, const std::string& folder, uint32_t seed) {
     // One in five may die while it opens the folder, the others while they write.
     uint32_t number = 0, last = first;
     std::vector<uint32_t> fresh;
-    if (random() % 5 != 0 && (read(ends[0], &number, sizeof number) != sizeof number || number != kOpened)) fail("the writer did not open the folder");
+    if (random() % 5 != 0 && (read(ends[0], &number, sizeof number) != sizeof number || number != kOpened))
+      fail("the writer did not open the folder");
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 60000));
     kill(child, SIGKILL);
     while (read(ends[0], &number, sizeof number) == sizeof number) {
@@ -168,7 +175,9 @@ int run(int rounds, const std::string& folder, uint32_t seed) {
     auto disk = DiskStore::open(options_for(folder));
     if (!disk) fail("does not start again: " + disk.error().message);
     PagePool pool(kPageBytes, 400);
-    PrefixCache cache(pool, disk->get(), {.page_tokens = kSpanTokens, .section_bytes = kSections, .snapshot_bytes = 20 * kStateBytes});
+    PrefixCache cache(
+        pool, disk->get(),
+        {.page_tokens = kSpanTokens, .section_bytes = kSections, .snapshot_bytes = 20 * kStateBytes});
     cache.audit();
     // All of this round, a sample of what earlier rounds left, and what nobody promised.
     std::set<uint32_t> chosen(fresh.begin(), fresh.end());
@@ -181,9 +190,12 @@ int run(int rounds, const std::string& folder, uint32_t seed) {
     counts.torn += disk->get()->metrics().corrupt_records;
     first = last + 8;
   }
-  std::printf("cache_crash: %d kills, %zu prompts acknowledged, %lld checks of them, %lld of others, %lld pages compared, %lld torn tails: nothing lost, nothing wrong\n",
-              rounds, acknowledged.size(), static_cast<long long>(counts.checked), static_cast<long long>(counts.unacknowledged),
-              static_cast<long long>(counts.pages), static_cast<long long>(counts.torn));
+  std::printf(
+      "cache_crash: %d kills, %zu prompts acknowledged, %lld checks of them, %lld of others, %lld pages "
+      "compared, %lld torn tails: nothing lost, nothing wrong\n",
+      rounds, acknowledged.size(), static_cast<long long>(counts.checked),
+      static_cast<long long>(counts.unacknowledged), static_cast<long long>(counts.pages),
+      static_cast<long long>(counts.torn));
   return 0;
 }
 

@@ -1,4 +1,5 @@
-// Hits: how many tokens are not computed again, and that the logits are then the same bits as without a cache.
+// Hits: how many tokens are not computed again, and that the logits are then the same bits as without a
+// cache.
 #include "engine_fixture.h"
 
 namespace kvasir {
@@ -54,8 +55,10 @@ TEST_P(EngineCache, TheNextTurnMissesOnlyItsOwnSuffix) {
       std::vector<int32_t> suffix = some_prompt(31, 50 + turn);
       std::vector<int32_t> next = joined(joined(joined(prompt, a.ids), std::vector<int32_t>{eos}), suffix);
       Answer b = ask(*engine, with_logits(greedy(next, 2)));
-      EXPECT_EQ(b.miss(static_cast<int64_t>(next.size())), 1 + static_cast<int64_t>(suffix.size())) << "turn " << turn << ", drafts " << drafts;
-      if (GetParam() != Numerics::kFast) expect_same_bits(b, cold(with_logits(greedy(next, 2))), "turn " + std::to_string(turn));
+      EXPECT_EQ(b.miss(static_cast<int64_t>(next.size())), 1 + static_cast<int64_t>(suffix.size()))
+          << "turn " << turn << ", drafts " << drafts;
+      if (GetParam() != Numerics::kFast)
+        expect_same_bits(b, cold(with_logits(greedy(next, 2))), "turn " + std::to_string(turn));
       prompt = next;
     }
   }
@@ -71,7 +74,8 @@ TEST_P(EngineCache, ResumesAtEveryPointThatWasAskedFor) {
     std::vector<int32_t> other = joined({prompt.begin(), prompt.begin() + point}, some_prompt(77, 5));
     Answer a = ask(*engine, with_logits(greedy(other, 2)));
     EXPECT_EQ(a.hit.hit_tokens, point);
-    if (GetParam() != Numerics::kFast) expect_same_bits(a, cold(with_logits(greedy(other, 2))), std::to_string(point));
+    if (GetParam() != Numerics::kFast)
+      expect_same_bits(a, cold(with_logits(greedy(other, 2))), std::to_string(point));
   }
 }
 
@@ -80,14 +84,17 @@ TEST_P(EngineCache, ALongHistoryKeepsSnapshotsOfItsSystemTextAndItsLastTurnsOnly
   auto ask_for = [&](Engine& engine, std::vector<int32_t> ids) {
     Request request = greedy(std::move(ids), 2);
     request.system_tokens = 50;
-    for (int64_t point = 60; point < std::ssize(request.prompt); point += 10) request.resume_points.push_back(point);
+    for (int64_t point = 60; point < std::ssize(request.prompt); point += 10)
+      request.resume_points.push_back(point);
     return ask(engine, std::move(request));
   };
   auto engine = fresh();
   ask_for(*engine, prompt);
   // The system text, four turns, the prompt without its last token, the answer.
   EXPECT_EQ(settled_metrics(*engine).cache.snapshots, 7);
-  auto branch = [&](int64_t at, int64_t salt) { return joined({prompt.begin(), prompt.begin() + at}, some_prompt(300, salt)); };
+  auto branch = [&](int64_t at, int64_t salt) {
+    return joined({prompt.begin(), prompt.begin() + at}, some_prompt(300, salt));
+  };
   EXPECT_EQ(ask_for(*engine, branch(50, 5)).hit.hit_tokens, 50);
   EXPECT_EQ(ask_for(*engine, branch(2020, 6)).hit.hit_tokens, 2020);
   // An old turn: the first to leave there finds pages, and leaves a snapshot for the second.
@@ -148,7 +155,8 @@ TEST_P(EngineCache, TheThirdBranchOfAPromptStartsWhereTheFirstTwoParted) {
     std::vector<int32_t> prompt = joined(system, some_prompt(60, 20 + i));
     Answer a = ask(*engine, with_logits(greedy(prompt, 2)));
     hits[i] = a.hit.hit_tokens;
-    if (GetParam() != Numerics::kFast) expect_same_bits(a, cold(with_logits(greedy(prompt, 2))), std::to_string(i));
+    if (GetParam() != Numerics::kFast)
+      expect_same_bits(a, cold(with_logits(greedy(prompt, 2))), std::to_string(i));
   }
   EXPECT_EQ(hits[0], 0);
   EXPECT_GE(hits[2], 896) << "the last full page that all share, or better";
@@ -156,8 +164,10 @@ TEST_P(EngineCache, TheThirdBranchOfAPromptStartsWhereTheFirstTwoParted) {
 
 TEST_P(EngineCache, RequestsWithTheSameNewPromptComputeItOnce) {
   auto engine = fresh();
-  std::vector<int32_t> prompt = some_prompt(2000), branch = joined({prompt.begin(), prompt.begin() + 1500}, some_prompt(100, 4));
-  Reader a(engine->submit(greedy(prompt, 5))), b(engine->submit(greedy(prompt, 5))), c(engine->submit(greedy(branch, 5)));
+  std::vector<int32_t> prompt = some_prompt(2000),
+                       branch = joined({prompt.begin(), prompt.begin() + 1500}, some_prompt(100, 4));
+  Reader a(engine->submit(greedy(prompt, 5))), b(engine->submit(greedy(prompt, 5))),
+      c(engine->submit(greedy(branch, 5)));
   Answer first = a.finish(), second = b.finish(), third = c.finish();
   EXPECT_EQ(second.ids, first.ids);
   EXPECT_EQ(first.hit.hit_tokens, 0);
@@ -191,7 +201,8 @@ TEST_P(EngineCache, ACancelledPromptLeavesWhatItComputed) {
   EXPECT_EQ(ask(*engine, greedy(prompt, 2)).hit.hit_tokens, done);
 }
 
-INSTANTIATE_TEST_SUITE_P(AllNumerics, EngineCache, testing::Values(Numerics::kExact, Numerics::kNative, Numerics::kFast),
+INSTANTIATE_TEST_SUITE_P(AllNumerics, EngineCache,
+                         testing::Values(Numerics::kExact, Numerics::kNative, Numerics::kFast),
                          [](const auto& test) { return std::string(numerics_name(test.param)); });
 
 }  // namespace

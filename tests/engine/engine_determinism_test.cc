@@ -1,4 +1,5 @@
-// A seeded request gives the same text, and the same bits, alone and in any company: mixed arrivals, drafts, preemption.
+// A seeded request gives the same text, and the same bits, alone and in any company: mixed arrivals, drafts,
+// preemption.
 #include <random>
 #include <thread>
 
@@ -23,7 +24,8 @@ class EngineDeterminism : public testing::TestWithParam<Numerics> {
   const std::vector<Answer>& alone() {
     static std::map<Numerics, std::vector<Answer>> answers;
     std::vector<Answer>& a = answers[GetParam()];
-    for (int i = static_cast<int>(a.size()); i < 8; ++i) a.push_back(ask(*make_engine(nano(), GetParam()), request_of(i)));
+    for (int i = static_cast<int>(a.size()); i < 8; ++i)
+      a.push_back(ask(*make_engine(nano(), GetParam()), request_of(i)));
     return a;
   }
 
@@ -38,7 +40,8 @@ class EngineDeterminism : public testing::TestWithParam<Numerics> {
     for (int i : order) {
       readers[i] = std::make_unique<Reader>(engine->submit(request_of(i)));
       // Arrivals spread over the steps of the others; the calls pace them without a clock.
-      for (uint32_t calls = rng() % 12; calls > 0; --calls) engine->call([](PrefixCache& cache) { cache.audit(); });
+      for (uint32_t calls = rng() % 12; calls > 0; --calls)
+        engine->call([](PrefixCache& cache) { cache.audit(); });
     }
     for (int i = 0; i < 8; ++i) {
       Answer a = readers[i]->finish();

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/backend.h"
+#include "../placed_model.h"
 #include "engine/engine.h"
 #include "model/load.h"
 
@@ -25,21 +25,26 @@ inline const Model& nano() {
 
 inline std::vector<int32_t> some_prompt(int64_t tokens, int64_t salt = 0) {
   std::vector<int32_t> ids(tokens);
-  for (int64_t i = 0; i < tokens; ++i) ids[i] = static_cast<int32_t>(300 + (i * i + salt * (i + 7)) % 97 + salt % 11);
+  for (int64_t i = 0; i < tokens; ++i)
+    ids[i] = static_cast<int32_t>(300 + (i * i + salt * (i + 7)) % 97 + salt % 11);
   return ids;
 }
 
-inline std::unique_ptr<Engine> make_engine(const Model& model, Numerics numerics, EngineOptions options = {}, int threads = 2) {
-  auto ops = make_ops({BackendKind::kCpu, numerics, {}, threads});
+inline std::unique_ptr<Engine> make_engine(const Model& model, Numerics numerics, EngineOptions options = {},
+                                           int threads = 2) {
+  auto ops = make_ops({tested_backend(), numerics, {}, threads});
   EXPECT_TRUE(ops) << ops.error().message;
+  const Model& there = placed(model, **ops);
   if (options.cache_bytes == 0) options.cache_bytes = int64_t{1} << 30;
   if (options.snapshot_bytes == 0) options.snapshot_bytes = int64_t{1} << 29;
-  auto engine = Engine::make(model, *std::move(ops), std::move(options));
+  auto engine = Engine::make(there, *std::move(ops), std::move(options));
   EXPECT_TRUE(engine) << engine.error().message;
   return *std::move(engine);
 }
 
-inline int64_t page_bytes(const Model& model, Numerics numerics) { return KvLayout::make(model.config, numerics).page_bytes; }
+inline int64_t page_bytes(const Model& model, Numerics numerics) {
+  return KvLayout::make(model.config, numerics).page_bytes;
+}
 
 // After the turn in progress: a reader may see an event before the turn that sent it is counted.
 inline EngineMetrics settled_metrics(Engine& engine) {
@@ -95,7 +100,9 @@ class Reader {
           answer.hit = event.hit;
           ++answer.admissions;
           break;
-        case StreamEvent::Kind::kPrefill: answer.prefilled.push_back(event.prefilled); break;
+        case StreamEvent::Kind::kPrefill:
+          answer.prefilled.push_back(event.prefilled);
+          break;
         case StreamEvent::Kind::kToken:
           answer.ids.push_back(event.token.id);
           answer.tokens.push_back(event.token);
@@ -122,7 +129,9 @@ class Reader {
   std::unique_ptr<TokenStream> stream_;
 };
 
-inline Answer ask(Engine& engine, Request request) { return Reader(engine.submit(std::move(request))).finish(); }
+inline Answer ask(Engine& engine, Request request) {
+  return Reader(engine.submit(std::move(request))).finish();
+}
 
 inline Request greedy(std::vector<int32_t> prompt, int64_t max_tokens) {
   Request request;

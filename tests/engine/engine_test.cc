@@ -1,6 +1,8 @@
 // What a request gets from a running engine: its tokens, its end, its place in the queue.
+#include <atomic>
 #include <chrono>
 #include <set>
+#include <thread>
 
 #include "engine_fixture.h"
 
@@ -30,8 +32,9 @@ TEST(Engine, AnswersAPromptWithMaxTokensTokens) {
 TEST(Engine, GivesTheTokensThatTheRunnerAloneWouldGive) {
   for (Numerics numerics : {Numerics::kExact, Numerics::kNative}) {
     std::vector<int32_t> prompt = some_prompt(200);
-    auto ops = make_ops({BackendKind::kCpu, numerics, {}, 2});
-    auto runner = Runner::make(nano(), *std::move(ops), {});
+    auto ops = make_ops({tested_backend(), numerics, {}, 2});
+    const Model& model = placed(nano(), **ops);
+    auto runner = Runner::make(model, *std::move(ops), {});
     ASSERT_TRUE(runner);
     auto sequence = (*runner)->make_sequence();
     std::vector<int32_t> want, input = prompt;
@@ -41,7 +44,8 @@ TEST(Engine, GivesTheTokensThatTheRunnerAloneWouldGive) {
     while (want.size() < 20) {
       Runner::Item item{&*sequence, input, Runner::Logits::kLast};
       ASSERT_TRUE((*runner)->step({&item, 1}));
-      want.push_back(sampler.sample({(*runner)->logits().row(0), {nano().config.vocab_size}}, sequence->length()).id);
+      want.push_back(
+          sampler.sample({(*runner)->logits().row(0), {nano().config.vocab_size}}, sequence->length()).id);
       input = {want.back()};
     }
     auto engine = make_engine(nano(), numerics);
@@ -56,7 +60,8 @@ TEST(Engine, EndsBeforeAStopIdThatIsNotShown) {
   cut.stop_ids = {whole.ids[12]};
   Answer a = ask(*engine, std::move(cut));
   EXPECT_EQ(a.reason, EndReason::kStop);
-  EXPECT_EQ(a.ids, std::vector<int32_t>(whole.ids.begin(), std::find(whole.ids.begin(), whole.ids.end(), whole.ids[12])));
+  EXPECT_EQ(a.ids, std::vector<int32_t>(whole.ids.begin(),
+                                        std::find(whole.ids.begin(), whole.ids.end(), whole.ids[12])));
 }
 
 TEST(Engine, RefusesWhatCannotBeServed) {
@@ -77,7 +82,8 @@ TEST(Engine, RefusesWhatCannotBeServed) {
   script.script = {7000};
   EXPECT_EQ(code(std::move(script)), ErrorCode::kInvalid);
   EXPECT_EQ(engine->max_context(), 1000);
-  EXPECT_EQ(ask(*engine, greedy(some_prompt(990), 500)).ids.size(), 10u) << "an answer ends where the context does";
+  EXPECT_EQ(ask(*engine, greedy(some_prompt(990), 500)).ids.size(), 10u)
+      << "an answer ends where the context does";
 }
 
 TEST(Engine, RefusesWhenTooManyWait) {
@@ -117,7 +123,9 @@ TEST(Engine, StopsACancelledRequestWithinAStepAndFreesItsPages) {
 
 TEST(Engine, ADestroyedStreamCancelsItsRequest) {
   auto engine = make_engine(nano(), Numerics::kFast);
-  { Reader reader(engine->submit(greedy(some_prompt(100), 100000))); }
+  {
+    Reader reader(engine->submit(greedy(some_prompt(100), 100000)));
+  }
   engine->drain(steady_clock::now() + std::chrono::seconds(30));
   EXPECT_EQ(engine->metrics().cancelled, 1);
   EXPECT_EQ(engine->metrics().running, 0);
@@ -162,10 +170,43 @@ TEST(Engine, ServesInteractiveRequestsBeforeBatchOnesAndEachInOrder) {
   EXPECT_EQ(order, (std::vector<int>{2, 3, 0, 1}));
 }
 
+TEST(Engine, TellsOnceAStepAfterAllReadersOfTheStep) {
+  std::atomic<int> told{0};
+  EngineOptions options;
+  options.told = [&] { ++told; };
+  auto engine = make_engine(nano(), Numerics::kNative, std::move(options));
+  constexpr int kStreams = 8, kTokens = 40;
+  std::vector<std::unique_ptr<TokenStream>> streams;
+  engine->call([&](PrefixCache&) {  // between two steps: all of them begin together
+    for (int i = 0; i < kStreams; ++i)
+      streams.push_back(*engine->submit(greedy(some_prompt(40, i), kTokens)));
+  });
+  // Reads only when it is told, and then everything: were it told before the last stream, that one's end
+  // would be missed.
+  int ended = 0, tokens = 0;
+  for (int seen = 0; ended < kStreams;) {
+    if (told == seen) {
+      std::this_thread::yield();
+      continue;
+    }
+    seen = told;
+    StreamEvent event;
+    for (auto& stream : streams) {
+      while (stream->try_next(event)) {
+        tokens += event.kind == StreamEvent::Kind::kToken;
+        ended += event.kind == StreamEvent::Kind::kEnd;
+      }
+    }
+  }
+  EXPECT_EQ(tokens, kStreams * kTokens);
+  EXPECT_LE(told, settled_metrics(*engine).steps + 1) << "not once for each stream";
+}
+
 TEST(Engine, DrainServesWhatItHasAndTakesNothingNew) {
   auto engine = make_engine(nano(), Numerics::kFast);
   std::vector<std::unique_ptr<Reader>> readers;
-  for (int i = 0; i < 4; ++i) readers.push_back(std::make_unique<Reader>(engine->submit(greedy(some_prompt(50, i), 10))));
+  for (int i = 0; i < 4; ++i)
+    readers.push_back(std::make_unique<Reader>(engine->submit(greedy(some_prompt(50, i), 10))));
   engine->drain(steady_clock::now() + std::chrono::seconds(30));
   for (auto& reader : readers) EXPECT_EQ(reader->finish().reason, EndReason::kLength);
   auto refused = engine->submit(greedy(some_prompt(5), 5));
@@ -203,7 +244,8 @@ TEST(Engine, AScriptForcesTheTokensAndTheModelGoesOnFromThem) {
   EXPECT_EQ(std::vector<int32_t>(a.ids.begin(), a.ids.begin() + 4), script);
   std::vector<int32_t> longer = prompt;
   longer.insert(longer.end(), script.begin(), script.end());
-  EXPECT_EQ(ask(*make_engine(nano(), Numerics::kNative), greedy(longer, 6)).ids, std::vector<int32_t>(a.ids.begin() + 4, a.ids.end()));
+  EXPECT_EQ(ask(*make_engine(nano(), Numerics::kNative), greedy(longer, 6)).ids,
+            std::vector<int32_t>(a.ids.begin() + 4, a.ids.end()));
 
   Request ends = greedy(prompt, 10);
   ends.script = {500, 501, 9};

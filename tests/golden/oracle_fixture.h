@@ -11,18 +11,17 @@
 #include <iterator>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "../placed_model.h"
 #include "backend/backend.h"
 #include "engine/runner.h"
 #include "engine/tap.h"
 #include "io/safetensors.h"
 #include "model/load.h"
-#include "model/place.h"
 
 namespace kvasir {
 
@@ -73,17 +72,8 @@ inline std::unique_ptr<Runner> make_runner(const Model& model, const Backend& ba
   options.max_step_tokens = step_tokens;
   options.max_logit_rows = step_tokens;
   options.mtp = true;
-  const Model* placed = &model;
-  if (!(*ops)->memory().on_host()) {
-    static auto* copies = new std::map<const Model*, Model>;  // runners borrow them
-    if (!copies->contains(&model)) {
-      auto copy = place_model(model, (*ops)->memory(), nullptr);
-      EXPECT_TRUE(copy) << copy.error().message;
-      copies->emplace(&model, *std::move(copy));
-    }
-    placed = &copies->at(&model);
-  }
-  auto runner = Runner::make(*placed, *std::move(ops), options);
+  const Model& there = placed(model, **ops);
+  auto runner = Runner::make(there, *std::move(ops), options);
   EXPECT_TRUE(runner) << runner.error().message;
   return *std::move(runner);
 }

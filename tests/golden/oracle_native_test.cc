@@ -130,8 +130,9 @@ TEST_P(OracleNative, FastIsNoFurtherFromExactThanNative) {
     };
     double native = distance(Numerics::kNative), fast = distance(Numerics::kFast);
     std::printf("%s: from exact, native %.2e, fast %.2e relative L2\n", name.c_str(), native, fast);
-    // Stored rows have one format for both; what remains is which way a value near a boundary rounds.
-    double slack = name.find(".kv.") != std::string::npos ? 1.02 : 1.0;
+    // Stored rows have one format for both; what remains is which way a value near a boundary rounds. A backend whose fast
+    // products quantise as native does differs from it by the order of sums.
+    double slack = name.find(".kv.") != std::string::npos ? 1.02 : 1.005;
     EXPECT_LE(fast, native * slack) << name;
   }
 }

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "../placed_model.h"
 #include "io/temp_dir.h"
 #include "net/server_fixture_test.h"
 #include "server/serve.h"
@@ -39,6 +40,7 @@ class ServeTest : public testing::Test {
  protected:
   Settings settings() const {
     Settings s;
+    s.backend = tested_backend();
     s.model_dir = KVASIR_SOURCE_DIR "/models/nano";
     s.model_name = "nano";
     s.port = 0;

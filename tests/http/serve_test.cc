@@ -294,7 +294,9 @@ TEST_F(ServeTest, DeletingASessionLeavesWhatOthersHaveStored) {
   second["messages"].push_back(answer.json["choices"][0]["message"]);
   second["messages"].push_back({{"role", "user"}, {"content", filler(600)}});
   ASSERT_EQ(post("/v1/chat/completions", second).status, 200);
-  auto hit = [&](const Json& request) { return post("/v1/chat/completions", request).json["usage"]["prompt_cache_hit_tokens"].get<int>(); };
+  auto hit = [&](const Json& request) {
+    return post("/v1/chat/completions", request).json["usage"]["prompt_cache_hit_tokens"].get<int>();
+  };
   int of_first = hit(first), of_second = hit(second);
   ASSERT_EQ(post("/v1/sessions/save", {{"id_prefix", ""}}).status, 400);
   ASSERT_EQ(post("/v1/sessions/save", {{"id", "first"}}).status, 200);
@@ -339,6 +341,27 @@ TEST_F(ServeTest, SessionsAreListedForkedSavedAndForgotten) {
   EXPECT_EQ(ask("DELETE", "/v1/sessions/work").status, 404);
   Reply again = post("/v1/chat/completions", request);
   EXPECT_EQ(again.json["usage"]["prompt_cache_hit_tokens"], 0) << again.text;
+}
+
+// STR-1. During a prefill the engine has news all the time, and none of it is for the client.
+TEST_F(ServeTest, ALongPrefillIsFullOfSignsOfLife) {
+  Settings s = settings();
+  s.keep_alive_seconds = 0.1;
+  s.step_tokens = 64;
+  start(s);
+  Json request = chat(filler(12000), 2);
+  request["stream"] = true;
+  std::string text = post("/v1/chat/completions", request).text;
+  EXPECT_NE(text.find("[DONE]"), std::string::npos);
+  std::string before = text.substr(0, text.find("\"finish_reason\":\"length\""));
+  size_t signs = 0;
+  for (size_t at = 0; (at = before.find(": keep-alive\n", at)) != std::string::npos; ++at) ++signs;
+  EXPECT_GE(signs, 3u) << "in a prefill of some seconds";
+
+  request["messages"][0]["content"] = "Other. " + filler(12000);
+  request["stream"] = false;
+  std::string body = post("/v1/chat/completions", request).text;
+  EXPECT_EQ(body.substr(0, 3), "\n\n\n");
 }
 
 TEST_F(ServeTest, ManyStreamsAtOnceAllEnd) {

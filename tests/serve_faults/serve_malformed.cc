@@ -93,36 +93,6 @@ std::vector<std::string> http_seeds(int port) {
   return seeds;
 }
 
-// One to eight pieces of damage to bytes.
-std::string damaged(std::string bytes, std::mt19937& random, std::string_view alphabet) {
-  for (int count = 1 + static_cast<int>(random() % 8); count > 0; --count) {
-    if (bytes.empty()) bytes.push_back('x');
-    size_t at = random() % bytes.size();
-    char c = random() % 4 == 0 ? static_cast<char>(random()) : alphabet[random() % alphabet.size()];
-    switch (random() % 6) {
-      case 0:
-        bytes[at] = c;
-        break;
-      case 1:
-        bytes.insert(at, 1 + random() % 3, c);
-        break;
-      case 2:
-        bytes.erase(at, 1 + random() % 8);
-        break;
-      case 3:
-        bytes.insert(at, bytes.substr(random() % bytes.size(), random() % 40));
-        break;
-      case 4:
-        if (random() % 4 == 0) bytes.resize(at);
-        break;
-      default:
-        bytes[at] = static_cast<char>(bytes[at] ^ (1 << random() % 8));
-        break;
-    }
-  }
-  return bytes;
-}
-
 Json strange_value(std::mt19937& random) {
   switch (random() % 14) {
     case 0:

@@ -149,8 +149,8 @@ void Soak::take(Stream& stream, const char* bytes, size_t size) {
   if (stream.tail.size() > 256) stream.tail.erase(0, stream.tail.size() - 64);
 }
 
-// Up to `most` bytes of what is there. The connection ends behind the last chunk and nowhere else; where a write of the
-// server was cut into chunks is not known, so nothing else is looked for at the end.
+// Up to `most` bytes of what is there. The connection ends behind the last chunk and nowhere else; where a
+// write of the server was cut into chunks is not known, so nothing else is looked for at the end.
 void Soak::read(Stream& stream, size_t most) {
   char buffer[65536];
   ssize_t n = recv(stream.connection->fd(), buffer, std::min(most, sizeof(buffer)), 0);
@@ -158,7 +158,8 @@ void Soak::read(Stream& stream, size_t most) {
   if (n < 0 && errno == EAGAIN) return;
   if (!stream.tail.ends_with("\r\n0\r\n\r\n"))
     return fail("a stream ended after " + std::to_string(stream.bytes) + " bytes, " +
-                std::to_string(std::chrono::duration<double>(Clock::now() - stream.sent).count()) + " s: " + stream.tail);
+                std::to_string(std::chrono::duration<double>(Clock::now() - stream.sent).count()) +
+                " s: " + stream.tail);
   ++done_[static_cast<int>(stream.kind)];
   if (closing_ || stream.kind == Kind::kIdle) {
     stream.connection.reset();

@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "backend/cuda/attention_rows.cuh"
+#include "backend/cuda/sm90/attention_tiles.h"
 #include "base/check.h"
 
 namespace kvasir::cuda {
@@ -246,11 +247,22 @@ void attend(CudaContext& context, const AttendArgs& a) {
   KVASIR_CHECK(a.batch.row_sequence.shape(0) == a.q.shape(0), "{} rows of sequences, {} of queries", a.batch.row_sequence.shape(0),
                a.q.shape(0));
   if (a.q.shape(0) == 0) return;
+  if (can_attend_heads(context, a)) return sm90::attend_tiles(context, a, nullptr);
   switch (context.numerics) {
     case Numerics::kExact: return launch_attend_any<Roundings<double, false>>(context, a);
     case Numerics::kNative: return launch_attend_any<Roundings<double, true>>(context, a);
     case Numerics::kFast: return launch_attend_any<Roundings<float, false>>(context, a);
   }
+}
+
+bool can_attend_heads(const CudaContext& context, const AttendArgs& a) {
+  return context.numerics == Numerics::kFast && sm90::can_attend_tiles(a);
+}
+
+void attend_heads(CudaContext& context, const AttendHeadsArgs& a) {
+  KVASIR_CHECK(can_attend_heads(context, a.attend), "attend_heads where can_attend_heads says no");
+  if (a.attend.q.shape(0) == 0) return;
+  sm90::attend_tiles(context, a.attend, &a);
 }
 
 }  // namespace kvasir::cuda

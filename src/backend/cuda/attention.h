@@ -13,13 +13,7 @@ void store_window(CudaContext& context, const StoreWindowArgs& args);
 void commit_window(CudaContext& context, const CommitWindowArgs& args);
 void attend(CudaContext& context, const AttendArgs& args);
 
-// attend with what stands on both sides of it: `attend.q` is wq_b's raw output; head_norm_rope before, the inverse
-// rotation of the result behind. Only where can_attend_heads says so.
-struct AttendHeadsArgs {
-  AttendArgs attend;
-  View<const float, 3> table;  // [T, R/2, 2]
-  float eps = 1e-6f;
-};
+// In one kernel where can_attend_heads says so; it reads attend.q and leaves it as it was.
 bool can_attend_heads(const CudaContext& context, const AttendArgs& args);
 void attend_heads(CudaContext& context, const AttendHeadsArgs& args);
 

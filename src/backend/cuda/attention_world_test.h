@@ -17,7 +17,7 @@
 #include "base/check.h"
 #include "tensor/dtype.h"
 
-namespace kvasir::cuda {
+namespace kvasir::cuda::attention_test {
 
 struct WorldShape {
   int dim = 512, rope = 64, heads = 64, window = 128, slack = 4;
@@ -250,4 +250,4 @@ struct TestContext {
   std::unique_ptr<CudaContext> context;
 };
 
-}  // namespace kvasir::cuda
+}  // namespace kvasir::cuda::attention_test

@@ -11,12 +11,28 @@
 #include <random>
 #include <vector>
 
+#include "backend/cuda/context.h"
+#include "backend/cuda/memory.h"
 #include "tensor/dtype.h"
 #include "tensor/view.h"
 
-namespace kvasir::cuda {
+namespace kvasir::cuda::rows_test {
 
 #define KVASIR_EXPECT_CUDA(call) EXPECT_EQ((call), cudaSuccess) << cudaGetErrorString(cudaGetLastError())
+
+// A context on the default stream.
+class Rows {
+ public:
+  explicit Rows(Numerics numerics) : memory_(std::move(*CudaMemory::make(nullptr))), scratch_(*memory_) {
+    context_.numerics = numerics;
+  }
+  CudaContext& context() { return context_; }
+
+ private:
+  std::unique_ptr<CudaMemory> memory_;
+  Scratch scratch_;
+  CudaContext context_{nullptr, Numerics::kFast, 132, false, scratch_};
+};
 
 // A dense tensor with a copy on the host and one on the device.
 template <class T, int Rank>
@@ -26,7 +42,8 @@ class Mirror {
     int64_t n = 1;
     for (int64_t d : dims) n *= d;
     data.resize(n);
-    KVASIR_EXPECT_CUDA(cudaMalloc(reinterpret_cast<void**>(&device_), std::max<size_t>(16, data.size() * sizeof(T))));
+    KVASIR_EXPECT_CUDA(
+        cudaMalloc(reinterpret_cast<void**>(&device_), std::max<size_t>(16, data.size() * sizeof(T))));
   }
   ~Mirror() { cudaFree(device_); }
   Mirror(const Mirror&) = delete;
@@ -34,7 +51,9 @@ class Mirror {
 
   View<T, Rank> host() { return {data.data(), shape}; }
   View<T, Rank> device() const { return {device_, shape}; }
-  void up() { KVASIR_EXPECT_CUDA(cudaMemcpy(device_, data.data(), data.size() * sizeof(T), cudaMemcpyHostToDevice)); }
+  void up() {
+    KVASIR_EXPECT_CUDA(cudaMemcpy(device_, data.data(), data.size() * sizeof(T), cudaMemcpyHostToDevice));
+  }
   std::vector<T> down() const {
     std::vector<T> out(data.size());
     KVASIR_EXPECT_CUDA(cudaDeviceSynchronize());
@@ -80,4 +99,4 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-}  // namespace kvasir::cuda
+}  // namespace kvasir::cuda::rows_test

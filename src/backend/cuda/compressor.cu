@@ -9,7 +9,7 @@
 #include <algorithm>
 
 #include "backend/cuda/indexer_codec.cuh"
-#include "backend/cuda/sm90/compressor_call.h"
+#include "backend/cuda/sm90/compressor_rows.h"
 #include "base/check.h"
 
 namespace kvasir::cuda {
@@ -161,11 +161,32 @@ void compress_plain(cudaStream_t stream, const CompressCall& c) {
   compress_tail_kernel<<<tokens, kThreads, 0, stream>>>(c);
 }
 
+bool empty(const CompressArgs& a) {
+  return a.kv.shape(0) == 0 || a.batch.sequences.shape(0) == 0 || a.batch.max_tokens == 0;
+}
+
 }  // namespace
 
 void compress(CudaContext& context, const CompressArgs& args) {
-  if (args.kv.shape(0) == 0 || args.batch.sequences.shape(0) == 0 || args.batch.max_tokens == 0) return;
-  compress_plain(context.stream, call_of(context, args));
+  if (empty(args)) return;
+  CompressCall call = call_of(context, args);
+  if (context.numerics == Numerics::kFast && compress_rows_serves(call)) {
+    compress_rows(context.stream, call);
+  } else {
+    compress_plain(context.stream, call);
+  }
+}
+
+void compress_pair(CudaContext& context, const CompressArgs& entry, const CompressArgs& key) {
+  if (empty(entry)) return;
+  CompressCall e = call_of(context, entry), k = call_of(context, key);
+  if (context.numerics == Numerics::kFast && e.ratio == k.ratio && compress_rows_serves(e) &&
+      compress_rows_serves(k)) {
+    compress_rows_pair(context.stream, e, k);
+  } else {
+    compress(context, entry);
+    compress(context, key);
+  }
 }
 
 }  // namespace kvasir::cuda

@@ -7,5 +7,7 @@
 namespace kvasir::cuda {
 
 void compress(CudaContext& context, const CompressArgs& args);
+// The two compressors of a CSA layer, of the same batch: kFast takes one launch for both.
+void compress_pair(CudaContext& context, const CompressArgs& entry, const CompressArgs& key);
 
 }  // namespace kvasir::cuda

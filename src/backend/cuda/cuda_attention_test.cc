@@ -7,6 +7,8 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace attention_test;
+
 constexpr Numerics kAllNumerics[] = {Numerics::kExact, Numerics::kNative, Numerics::kFast};
 
 // Relative L2. exact: f32 results of f64 sums. native: the same roundings as the reference, of which a few fall the other
@@ -14,9 +16,8 @@ constexpr Numerics kAllNumerics[] = {Numerics::kExact, Numerics::kNative, Numeri
 double bound(Numerics n) { return n == Numerics::kExact ? 1e-6 : n == Numerics::kNative ? 2e-4 : 3e-3; }
 
 std::string name(const WorldShape& s, Numerics n) {
-  std::string text(numerics_name(n));
-  text += " choice " + std::to_string(static_cast<int>(s.choice)) + " heads " + std::to_string(s.heads) + " dim " + std::to_string(s.dim);
-  for (auto [start, tokens] : s.sequences) text += " " + std::to_string(start) + "+" + std::to_string(tokens);
+  std::string text = fmt::format("{} choice {} heads {} dim {}", numerics_name(n), static_cast<int>(s.choice), s.heads, s.dim);
+  for (auto [start, tokens] : s.sequences) text += fmt::format(" {}+{}", start, tokens);
   return text;
 }
 
@@ -131,6 +132,40 @@ TEST(CudaAttend, GivesARowTheSameBitsAloneAndInABatch) {
       size_t at = static_cast<size_t>(row * s.heads * s.dim), n = static_cast<size_t>(s.heads * s.dim);
       EXPECT_EQ(0, std::memcmp(&got[at], &all[at], n * 4)) << name(s, Numerics::kFast) << " sequence " << i;
       w.upload();
+    }
+  }
+}
+
+// Raw queries in, un-rotated sums out, against head_norm_rope, attend and the inverse rope of the reference.
+TEST(CudaAttend, NormsAndRotatesHeadsOnBothSidesAsTheReferenceDoes) {
+  for (int64_t start : {300, 6000}) {
+    World w({512, 64, 64, 128, 4, EntryChoice::kSelected, 4, 32, 512, {{start, 2}, {40, 1}}}, Numerics::kFast, 18);
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal;
+    std::vector<float> table(static_cast<size_t>(w.rows) * 64);
+    for (size_t i = 0; i < table.size(); i += 2) {
+      float angle = 10 * normal(random);
+      table[i] = std::cos(angle), table[i + 1] = std::sin(angle);
+    }
+    DeviceCopy d_table(table);
+    TestContext c(Numerics::kFast);
+    w.poison();
+    attend_heads(*c.context, {w.device_args(), {d_table.data, {w.rows, 32, 2}}, 1e-6f});
+    std::vector<float> got = w.result();
+    ReferenceOps ops(Numerics::kExact);
+    View<const float, 3> turns(table.data(), {w.rows, 32, 2});
+    ops.head_norm_rope({{w.q.data(), {w.rows, 64, 512}}, turns, 1e-6f});
+    for (int head : {0, 31, 63}) {
+      std::vector<float> want = w.expected(Numerics::kFast, head);
+      ops.rope({{want.data(), {w.rows, 1, 512}}, turns, true});
+      double difference = 0, size = 0;
+      for (int64_t r = 0; r < w.rows; ++r) {
+        for (int64_t e = 0; e < 512; ++e) {
+          double x = want[static_cast<size_t>(r * 512 + e)], y = got[static_cast<size_t>((r * 64 + head) * 512 + e)];
+          difference += (x - y) * (x - y), size += x * x;
+        }
+      }
+      EXPECT_LE(std::sqrt(difference / size), bound(Numerics::kFast)) << "head " << head;
     }
   }
 }

@@ -14,7 +14,7 @@
 #include "backend/cuda/memory.h"
 #include "ops/kv_page.h"
 
-namespace kvasir::cuda {
+namespace kvasir::cuda::cache_test {
 
 inline void expect_ok(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error); }
 
@@ -178,4 +178,4 @@ inline std::vector<SequenceSpan> spans_of(const std::vector<std::pair<int64_t, i
   return out;
 }
 
-}  // namespace kvasir::cuda
+}  // namespace kvasir::cuda::cache_test

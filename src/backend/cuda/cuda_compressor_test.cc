@@ -12,6 +12,8 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace cache_test;
+
 struct Shape {
   const char* name;
   CompressKind kind;
@@ -48,8 +50,7 @@ class Compressor {
     std::fill(sequences_->pages().values.begin(), sequences_->pages().values.end(), std::byte{0xff});
     sequences_->states().upload();
     sequences_->pages().upload();
-    int64_t width = int64_t{s.lanes} * s.dim;
-    ape_ = std::make_unique<Mirror<float>>(random_floats(random_, s.ratio * width, 0.5f));
+    ape_ = std::make_unique<Mirror<float>>(random_floats(random_, s.ratio * width(), 0.5f));
     norm_ = std::make_unique<Mirror<float>>(random_floats(random_, s.dim, 0.1f, 1.f));
     std::vector<float> inv;
     for (int i = 0; i < s.rope / 2; ++i)
@@ -59,36 +60,19 @@ class Compressor {
 
   // One step on both sides: `tokens` more of each sequence.
   void step(const std::vector<int64_t>& tokens) {
-    std::vector<SequenceSpan> spans;
-    int64_t rows = 0;
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      spans.push_back({rows, tokens[i], lengths_[i]});
-      rows += tokens[i];
-      lengths_[i] += tokens[i];
-    }
-    sequences_->set_spans(spans);
-    int64_t width = int64_t{s_.lanes} * s_.dim;
-    Mirror<float> kv = random_floats(random_, rows * width, 1.f),
-                  score = random_floats(random_, rows * width, 1.5f);
-    auto args = [&](bool host) {
-      auto of = [&](const Mirror<float>& m) { return host ? m.values.data() : m.device; };
-      CompressArgs a;
-      a.kind = s_.kind;
-      a.lanes = s_.lanes;
-      a.kv = {of(kv), {rows, width}};
-      a.score = {of(score), {rows, width}};
-      a.ape = {of(*ape_), {s_.ratio, width}};
-      a.norm = {of(*norm_), {s_.dim}};
-      a.inv_freq = {of(*inv_freq_), {s_.rope / 2}};
-      a.batch = host ? sequences_->host_batch() : sequences_->device_batch();
-      a.place = place_;
-      a.format = format_;
-      return a;
-    };
+    prepare(tokens);
     compress(device_.context(), args(false));
     device_.finish();
-    ReferenceOps ops(numerics_ == Numerics::kNative ? Numerics::kNative : Numerics::kExact);
-    ops.compress(args(true));
+    reference();
+  }
+  // The same of two compressors in one call.
+  static void step_pair(Compressor& entry, Compressor& key, const std::vector<int64_t>& tokens) {
+    entry.prepare(tokens);
+    key.prepare(tokens);
+    compress_pair(entry.device_.context(), entry.args(false), key.args(false));
+    entry.device_.finish();
+    entry.reference();
+    key.reference();
   }
 
   // Compares all states and all pages; unwritten bytes must still be as they were.
@@ -135,6 +119,39 @@ class Compressor {
   }
 
  private:
+  void prepare(const std::vector<int64_t>& tokens) {
+    std::vector<SequenceSpan> spans;
+    rows_ = 0;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      spans.push_back({rows_, tokens[i], lengths_[i]});
+      rows_ += tokens[i];
+      lengths_[i] += tokens[i];
+    }
+    sequences_->set_spans(spans);
+    kv_ = std::make_unique<Mirror<float>>(random_floats(random_, rows_ * width(), 1.f));
+    score_ = std::make_unique<Mirror<float>>(random_floats(random_, rows_ * width(), 1.5f));
+  }
+  CompressArgs args(bool host) {
+    auto of = [&](const Mirror<float>& m) { return host ? m.values.data() : m.device; };
+    CompressArgs a;
+    a.kind = s_.kind;
+    a.lanes = s_.lanes;
+    a.kv = {of(*kv_), {rows_, width()}};
+    a.score = {of(*score_), {rows_, width()}};
+    a.ape = {of(*ape_), {s_.ratio, width()}};
+    a.norm = {of(*norm_), {s_.dim}};
+    a.inv_freq = {of(*inv_freq_), {s_.rope / 2}};
+    a.batch = host ? sequences_->host_batch() : sequences_->device_batch();
+    a.place = place_;
+    a.format = format_;
+    return a;
+  }
+  void reference() {
+    ReferenceOps ops(numerics_ == Numerics::kNative ? Numerics::kNative : Numerics::kExact);
+    ops.compress(args(true));
+  }
+  int64_t width() const { return int64_t{s_.lanes} * s_.dim; }
+
   Numerics numerics_;
   Device device_;
   Shape s_;
@@ -143,7 +160,8 @@ class Compressor {
   LayerPlace place_;
   int64_t pages_ = 0;
   std::unique_ptr<Sequences> sequences_;
-  std::unique_ptr<Mirror<float>> ape_, norm_, inv_freq_;
+  std::unique_ptr<Mirror<float>> ape_, norm_, inv_freq_, kv_, score_;
+  int64_t rows_ = 0;  // of the step
   std::vector<int64_t> lengths_;
 };
 
@@ -183,10 +201,21 @@ INSTANTIATE_TEST_SUITE_P(All, CudaCompress,
                          testing::Combine(testing::Values(Numerics::kExact, Numerics::kNative,
                                                           Numerics::kFast),
                                           testing::ValuesIn(kShapes)),
-                         [](const auto& info) {
-                           return std::string(numerics_name(std::get<0>(info.param))) + "_" +
-                                  std::get<1>(info.param).name;
+                         [](const auto& test) {
+                           return std::string(numerics_name(std::get<0>(test.param))) + "_" +
+                                  std::get<1>(test.param).name;
                          });
+
+TEST(CudaCompressor, BothCompressorsOfALayerInOneCall) {
+  for (Numerics numerics : {Numerics::kNative, Numerics::kFast}) {
+    Compressor entry(numerics, kShapes[0], 3, 4096), key(numerics, kShapes[1], 3, 4096);
+    for (std::vector<int64_t> tokens :
+         std::vector<std::vector<int64_t>>{{7, 1, 0}, {1, 1, 1}, {1000, 3, 5}, {4, 8, 1}, {1, 1, 1}})
+      Compressor::step_pair(entry, key, tokens);
+    entry.compare();
+    key.compare();
+  }
+}
 
 TEST(CudaCompressor, BatchesOf64CloseTheirGroupsAlone) {
   for (Numerics numerics : {Numerics::kNative, Numerics::kFast}) {

@@ -14,6 +14,8 @@
 namespace kvasir::cuda {
 namespace {
 
+using namespace cache_test;
+
 using Spans = std::vector<std::pair<int64_t, int64_t>>;
 
 struct Case {
@@ -83,13 +85,43 @@ class Index {
 
   int64_t rows() const { return sequences_->rows(); }
   const Case& test_case() const { return c_; }
-  // The same rows of one sequence, as a call of their own.
-  std::vector<int32_t> alone(int64_t sequence) {
+  // The queries rotated, transformed and scored, in one call or in two.
+  std::vector<int32_t> transformed(bool one_call) {
+    std::vector<float> angles;
+    for (int64_t i = 0; i < rows() * 32; ++i) {
+      angles.push_back(static_cast<float>(std::cos(static_cast<double>(i))));
+      angles.push_back(static_cast<float>(std::sin(static_cast<double>(i))));
+    }
+    Mirror<float> table(angles), q(q_->values), weight(weight_->values);
+    Mirror<int32_t> out(rows() * c_.topk);
+    out.poison();
+    IndexQueryArgs query;
+    query.q = {q.device, {rows(), c_.heads, c_.dim}};
+    query.table = {table.device, {rows(), 32, 2}};
+    query.weight = {weight.device, {rows(), c_.heads}};
+    query.weight_scale = 0.25f;
+    IndexSelectArgs a = args(q.device, weight.device, sequences_->device_batch(), out.device);
+    Device device(numerics_);
+    if (one_call) {
+      index_query_select(device.context(), query, a);
+    } else {
+      index_query(device.context(), query);
+      index_select(device.context(), a);
+    }
+    device.finish();
+    return out.download();
+  }
+
+  // Some rows of one sequence, all of them by default, as a call of their own.
+  std::vector<int32_t> alone(int64_t sequence, int64_t first = 0, int64_t count = -1) {
     SequenceSpan span = sequences_->spans()[static_cast<size_t>(sequence)];
     CacheBatch batch = sequences_->device_batch();
     CacheSequence one;
     expect_ok(cudaMemcpy(&one, batch.sequences.data() + sequence, sizeof(one), cudaMemcpyDeviceToHost));
-    one.span.first_row = 0;
+    span.first_row += first;
+    span.start += first;
+    span.tokens = count < 0 ? span.tokens : count;
+    one.span = {0, span.tokens, span.start};
     Mirror<CacheSequence> sequences(std::vector<CacheSequence>{one});
     Mirror<int32_t> row_sequence(std::vector<int32_t>(static_cast<size_t>(span.tokens), 0));
     batch.sequences = {sequences.device, {1}};
@@ -160,10 +192,7 @@ class Index {
 
   // Whether this call goes to a kernel that multiplies e4m3 queries.
   bool rounds_queries() const {
-    int64_t tokens = 0;
-    for (auto [start, n] : c_.spans) tokens = std::max(tokens, n);
-    return c_.heads == 64 && c_.dim == 128 && (c_.rows_per_page == 32 || c_.rows_per_page == 64) &&
-           c_.topk <= 1024 && tokens <= 8;
+    return c_.heads == 64 && c_.dim == 128 && c_.rows_per_page % 16 == 0 && c_.topk <= 1024;
   }
 
   // The query that the backend multiplies, as codes and a scale of each head: kFast rounds a head to e4m3
@@ -305,6 +334,24 @@ TEST(CudaIndexer, ARowDoesNotDependOnTheOthers) {
       EXPECT_TRUE(std::equal(got.begin(), got.end(), together.begin() + row * both.topk)) << "sequence " << s;
       row += both.spans[s].second;
     }
+  }
+}
+
+// Steps of a few tokens and steps of many go to different kernels, which score alike.
+TEST(CudaIndexer, ARowDoesNotDependOnTheStep) {
+  Index index(Numerics::kFast, {"", {{4 * 21000 + 1, 45}, {300, 3}}});
+  std::vector<int32_t> together = index.device();
+  for (auto [first, count] : std::vector<std::pair<int64_t, int64_t>>{{0, 8}, {8, 1}, {9, 20}, {29, 16}}) {
+    std::vector<int32_t> got = index.alone(0, first, count);
+    EXPECT_TRUE(std::equal(got.begin(), got.end(), together.begin() + first * 512))
+        << count << " rows from " << first;
+  }
+}
+
+TEST(CudaIndexer, QueriesTransformedInTheScanSelectTheSame) {
+  for (Numerics numerics : {Numerics::kNative, Numerics::kFast}) {
+    Index index(numerics, {"", {{4 * 20000 + 2, 2}, {50, 1}, {4 * 9000, 3}}});
+    EXPECT_EQ(index.transformed(true), index.transformed(false));
   }
 }
 

@@ -13,6 +13,7 @@
 #include "backend/cuda/memory.h"
 #include "backend/cuda/norm.h"
 #include "backend/cuda/rope.h"
+#include "backend/cuda/small_rows.h"
 #include "backend/cuda/step_graphs.h"
 
 namespace kvasir::cuda {
@@ -32,7 +33,8 @@ struct Stream {
 class CudaOps final : public Ops {
  public:
   CudaOps(const CudaOptions& options, const DeviceInfo& device, std::unique_ptr<Stream> stream, std::unique_ptr<CudaMemory> memory)
-      : stream_(std::move(stream)),
+      : device_(device.index),
+        stream_(std::move(stream)),
         memory_(std::move(memory)),
         scratch_(*memory_),
         graphs_(stream_->handle),
@@ -44,7 +46,11 @@ class CudaOps final : public Ops {
 
   Numerics numerics() const override { return context_.numerics; }
   Memory& memory() override { return *memory_; }
-  Status run_step(const StepShape& shape, const std::function<void()>& enqueue) override { return graphs_.run(shape, enqueue); }
+  int64_t attention_rows() const override { return 4096; }
+  Status run_step(const StepShape& shape, const std::function<void()>& enqueue) override {
+    use_device(device_);
+    return graphs_.run(shape, enqueue);
+  }
 
   void embed(const EmbedArgs& args) override { run([&] { cuda::embed(context_, args); }); }
   void gather_embedding(const GatherEmbeddingArgs& args) override { run([&] { cuda::gather_embedding(context_, args); }); }
@@ -67,7 +73,22 @@ class CudaOps final : public Ops {
   void gate(const GateArgs& args) override { run([&] { cuda::gate(context_, args); }); }
   void experts(const ExpertsArgs& args) override { run([&] { cuda::experts(context_, args); }); }
 
+  void hc_boundary(const HcBoundaryArgs& args) override { run([&] { cuda::hc_boundary(context_, args); }); }
+  void linear_many(std::span<const LinearArgs> args) override { run([&] { cuda::linear_many(context_, args); }); }
+  void small_rows(const SmallRowsArgs& args) override { run([&] { cuda::small_rows(context_, args); }); }
+  void compress_pair(const CompressArgs& entry, const CompressArgs& key) override {
+    run([&] { cuda::compress_pair(context_, entry, key); });
+  }
+  void index_query_select(const IndexQueryArgs& query, const IndexSelectArgs& select) override {
+    run([&] { cuda::index_query_select(context_, query, select); });
+  }
+  void attend_heads(const AttendHeadsArgs& args) override {
+    if (!can_attend_heads(context_, args.attend)) return Ops::attend_heads(args);
+    run([&] { cuda::attend_heads(context_, args); });
+  }
+
   Status synchronize() override {
+    use_device(device_);
     // A fault of the device stays: every later call reports it again.
     if (auto fault = memory_->take_fault()) return *fault;
     KVASIR_CUDA_TRY(cudaStreamSynchronize(stream_->handle));
@@ -78,10 +99,12 @@ class CudaOps final : public Ops {
  private:
   template <class Op>
   void run(Op&& op) {
+    use_device(device_);
     Scratch::Scope scope(scratch_);
     op();
   }
 
+  int device_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<CudaMemory> memory_;
   Scratch scratch_;
@@ -95,7 +118,7 @@ Result<std::unique_ptr<Ops>> make_cuda_ops(const CudaOptions& options) {
   KVASIR_TRY(DeviceInfo device, open_device(options.device));
   auto stream = std::make_unique<Stream>();
   KVASIR_CUDA_TRY(cudaStreamCreateWithFlags(&stream->handle, cudaStreamNonBlocking));
-  KVASIR_TRY(auto memory, CudaMemory::make(stream->handle));
+  KVASIR_TRY(auto memory, CudaMemory::make(stream->handle, device.index));
   return std::unique_ptr<Ops>(std::make_unique<CudaOps>(options, device, std::move(stream), std::move(memory)));
 }
 

@@ -55,4 +55,10 @@ Result<DeviceInfo> open_device(int index) {
   return DeviceInfo{index, p.name, p.major, p.minor, p.multiProcessorCount, p.l2CacheSize, static_cast<int64_t>(p.totalGlobalMem)};
 }
 
+void use_device(int index) {
+  thread_local int current = 0;
+  // A failure shows in the call that follows.
+  if (current != index && cudaSetDevice(index) == cudaSuccess) current = index;
+}
+
 }  // namespace kvasir::cuda

@@ -31,4 +31,7 @@ struct DeviceInfo {
 // architecture is none that the kernels are built for.
 Result<DeviceInfo> open_device(int index);
 
+// Makes `index` the calling thread's device, if it is not: a thread starts on device 0.
+void use_device(int index);
+
 }  // namespace kvasir::cuda

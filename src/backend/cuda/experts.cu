@@ -12,12 +12,14 @@
 #include <algorithm>
 
 #include "backend/cuda/sm90/experts_decode.h"
+#include "backend/cuda/sm90/experts_prefill.h"
 #include "base/check.h"
 
 namespace kvasir::cuda {
 namespace {
 
 constexpr int kWarps = 8;
+constexpr int64_t kDecodeTokens = 128;  // calls of more go to the grouped products
 constexpr int64_t kTokensAtOnce = 512;  // bounds the scratch: 512 * 7 * 3072 floats are 44 MB
 
 __device__ float round_bf16_device(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
@@ -208,6 +210,7 @@ void experts(CudaContext& context, const ExpertsArgs& a) {
                "x [{}, {}], experts [{}, {}], weights [{}, {}], out [{}, {}]", tokens, dim, a.experts.shape(0), a.experts.shape(1),
                a.weights.shape(0), a.weights.shape(1), a.out.shape(0), a.out.shape(1));
   if (tokens == 0) return;
+  if (tokens > kDecodeTokens && experts_prefill_serves(context, a)) return experts_prefill(context, a);
   if (experts_decode_serves(context, a)) return experts_decode(context, a);
   plain_experts(context, a);
 }

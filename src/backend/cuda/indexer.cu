@@ -199,6 +199,10 @@ void index_query(CudaContext& context, const IndexQueryArgs& args) {
   KVASIR_CHECK(args.weight.shape(0) == tokens && args.weight.shape(1) == heads && args.weight.stride(1) == 1,
                "weight [{}, {}] for {} tokens of {} heads", args.weight.shape(0), args.weight.shape(1),
                tokens, heads);
+  if (context.numerics == Numerics::kFast && index_query_rows_serves(args)) {
+    index_query_rows(context, args);
+    return;
+  }
   bool native = context.numerics == Numerics::kNative;
   constexpr int64_t kRows = 65535;  // blocks along y
   int shared = static_cast<int>(dim) * static_cast<int>(sizeof(double));
@@ -230,7 +234,26 @@ void index_select(CudaContext& context, const IndexSelectArgs& args) {
     index_scan_select(context, args, scores);
     return;
   }
+  if (context.numerics == Numerics::kFast && index_stream_serves(args)) {
+    Scratch::Scope scope(context.scratch);
+    index_stream(context, args);
+    return;
+  }
   select_plain(context, args);
+}
+
+void index_query_select(CudaContext& context, const IndexQueryArgs& query, const IndexSelectArgs& args) {
+  if (args.q.shape(0) == 0) return;
+  check(args);
+  if (context.numerics == Numerics::kFast && index_query_rows_serves(query) && index_scan_serves(args)) {
+    Scratch::Scope scope(context.scratch);
+    IndexScores scores = take_index_scores(context, args);
+    index_scan(context, args, scores, &query);
+    index_scan_select(context, args, scores);
+    return;
+  }
+  index_query(context, query);
+  index_select(context, args);
 }
 
 }  // namespace kvasir::cuda

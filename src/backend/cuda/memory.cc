@@ -15,8 +15,9 @@ constexpr int64_t kPieceBytes = int64_t{256} << 10;   // of one thread
 
 }  // namespace
 
-Result<std::unique_ptr<CudaMemory>> CudaMemory::make(cudaStream_t stream) {
-  std::unique_ptr<CudaMemory> m(new CudaMemory(stream));
+Result<std::unique_ptr<CudaMemory>> CudaMemory::make(cudaStream_t stream, int device) {
+  use_device(device);
+  std::unique_ptr<CudaMemory> m(new CudaMemory(stream, device));
   void* ring = nullptr;
   KVASIR_CUDA_TRY(cudaHostAlloc(&ring, kSlots * kSlotBytes, cudaHostAllocDefault));
   m->ring_ = static_cast<std::byte*>(ring);
@@ -37,6 +38,7 @@ void CudaMemory::keep(cudaError_t error, const char* what) {
 std::optional<Error> CudaMemory::take_fault() { return std::exchange(fault_, std::nullopt); }
 
 Result<Buffer> CudaMemory::allocate(int64_t bytes, const char* what) {
+  use_device(device_);
   KVASIR_CHECK(bytes >= 0, "{} bytes for {}", bytes, what);
   if (bytes == 0) return Buffer();
   void* p = nullptr;
@@ -78,6 +80,7 @@ void CudaMemory::stage(std::byte* to, const std::byte* from, int64_t bytes) {
 }
 
 void CudaMemory::write(void* to, const void* from, int64_t bytes) {
+  use_device(device_);
   for (int64_t done = 0; done < bytes;) {
     int64_t n = std::min(bytes - done, kSlotBytes);
     std::byte* staging = take_staging(n);
@@ -89,6 +92,7 @@ void CudaMemory::write(void* to, const void* from, int64_t bytes) {
 }
 
 void CudaMemory::read(void* to, const void* from, int64_t bytes) {
+  use_device(device_);
   for (int64_t done = 0; done < bytes;) {
     int64_t n = std::min(bytes - done, kSlotBytes);
     std::byte* staging = take_staging(n);
@@ -106,6 +110,7 @@ void CudaMemory::read(void* to, const void* from, int64_t bytes) {
 }
 
 void CudaMemory::copy(void* to, const void* from, int64_t bytes) {
+  use_device(device_);
   auto* target = static_cast<std::byte*>(to);
   auto* source = static_cast<const std::byte*>(from);
   int64_t distance = target > source ? target - source : source - target;
@@ -121,6 +126,7 @@ void CudaMemory::copy(void* to, const void* from, int64_t bytes) {
 }
 
 Result<int64_t> CudaMemory::available() {
+  use_device(device_);
   size_t free = 0, total = 0;
   KVASIR_CUDA_TRY(cudaMemGetInfo(&free, &total));
   return static_cast<int64_t>(free);

@@ -17,13 +17,14 @@ namespace kvasir::cuda {
 
 class CudaMemory final : public Memory {
  public:
-  static Result<std::unique_ptr<CudaMemory>> make(cudaStream_t stream);
+  static Result<std::unique_ptr<CudaMemory>> make(cudaStream_t stream, int device = 0);
   ~CudaMemory() override;
 
   Result<Buffer> allocate(int64_t bytes, const char* what) override;
   void write(void* to, const void* from, int64_t bytes) override;
   void read(void* to, const void* from, int64_t bytes) override;
   void copy(void* to, const void* from, int64_t bytes) override;
+  void draw(const RandomDraw& draw) override;
   bool on_host() const override { return false; }
   Result<int64_t> available() override;
 
@@ -34,12 +35,13 @@ class CudaMemory final : public Memory {
   static constexpr int64_t kSlotBytes = int64_t{8} << 20;
   static constexpr int kSlots = 4;
 
-  explicit CudaMemory(cudaStream_t stream) : stream_(stream) {}
+  CudaMemory(cudaStream_t stream, int device) : device_(device), stream_(stream) {}
   void keep(cudaError_t error, const char* what);
   // A slot whose last copy has ended, with at least `bytes` free; they start at the returned address.
   std::byte* take_staging(int64_t bytes);
   void stage(std::byte* to, const std::byte* from, int64_t bytes);
 
+  int device_;
   cudaStream_t stream_;
   std::byte* ring_ = nullptr;  // pinned, kSlots * kSlotBytes
   std::array<cudaEvent_t, kSlots> done_{};

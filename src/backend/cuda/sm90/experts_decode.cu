@@ -30,9 +30,12 @@ namespace {
 
 using namespace ptx;
 
+// Warp 0 produces, warps 1 and 2 finish, warp 3 does nothing, the others multiply. Those with little to do come first:
+// others wait for them, and the scheduler prefers them.
 constexpr int kMathWarps = 16;
 constexpr int kFinishWarps = 2;
-constexpr int kThreads = (kMathWarps + kFinishWarps + 1) * 32;
+constexpr int kFirstMathWarp = 4;
+constexpr int kThreads = (kFirstMathWarp + kMathWarps) * 32;
 constexpr int kMathThreads = kMathWarps * 32;
 constexpr int kFinishThreads = kFinishWarps * 32;
 constexpr int kMaxTokens = 64;
@@ -71,14 +74,14 @@ struct Segment {
 __device__ Segment unpack(uint32_t s) { return {static_cast<int>(s >> 16), static_cast<int>(s >> 4 & 0xfff), static_cast<int>(s & 15)}; }
 
 // Sizes of one model: dim = 512 * G1, inner = 512 * G2. A group is 32 columns, the span of one e2m1 scale.
-template <int kG1, int kG2, int kSlotCount>
+template <int kG1, int kG2, int kSlotCount, int kSumCount>
 struct Shape {
   static constexpr int G1 = kG1, G2 = kG2;              // groups of a warp: of x, of hidden
   static constexpr int dim = 512 * kG1, inner = 512 * kG2;
-  static constexpr int kSlots = kSlotCount;
+  static constexpr int kSlots = kSlotCount, kSums = kSumCount;
   static constexpr int kTiles = inner / 8;              // of 8 units, in one segment
   static constexpr int kDataBytes = 16 * (32 + (kG1 * 256 > kG2 * 512 ? kG1 * 256 : kG2 * 512));
-  static constexpr int kSlotBytes = kDataBytes + 16 * (16 * (kG1 > kG2 ? kG1 : kG2) + 16);
+  static constexpr int kSlotBytes = kDataBytes + 16 * 16 * (kG1 > kG2 ? kG1 : kG2);
   static_assert(kG1 % 2 == 0 && kSlotBytes % 16 == 0);
 };
 
@@ -92,14 +95,14 @@ struct Plan {
 
 struct Barriers {
   uint64_t full[8], empty[8];        // of a slot
-  uint64_t sums_full[2], sums_empty[2];
+  uint64_t sums_full[4], sums_empty[4];
   uint64_t planned;                  // the plan is there
   uint64_t met;                      // all blocks have written their part of hidden
 };
 
 // Partial sums of one tile: [warp][16 rows][8 columns]. Before the first tile: the tokens of each expert as bits.
 union Sums {
-  float part[2][kMathWarps][128];
+  float part[4][kMathWarps][128];  // as many as the shape has room for
   unsigned long long tokens_of[kMaxExperts];
 };
 
@@ -126,6 +129,36 @@ __host__ __device__ constexpr int e4m3_place(int i) { return (i & 4) + ((i & 1) 
 // 2^(byte - 127); the smallest, a subnormal, counts as zero.
 __device__ float e8m0(uint32_t byte) { return __uint_as_float(byte << 23); }
 
+// One warp's scales of 16 rows of e2m1 codes, a byte per group; the rows lie 16 * kGroups bytes apart. This lane needs
+// those of rows g and g + 8. Where the rows of Flash all begin in the same bank, each lane loads one word, and passes it on.
+template <int kGroups>
+class Scales {
+ public:
+  __device__ Scales(const uint8_t* rows, int warp, int lane) : at_(rows + warp * kGroups + lane / 4 * (16 * kGroups)) {
+    if constexpr (kWords > 0) {
+      const int mine = lane % (16 * kWords);
+      const uint32_t word = *reinterpret_cast<const uint32_t*>(rows + warp * kGroups + mine / kWords * (16 * kGroups) + mine % kWords * 4);
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        top_[i] = __shfl_sync(~0u, word, lane / 4 * kWords + i);
+        low_[i] = __shfl_sync(~0u, word, (lane / 4 + 8) * kWords + i);
+      }
+    }
+  }
+  __device__ float top(int i) const { return value(top_, i, 0); }
+  __device__ float low(int i) const { return value(low_, i, 8 * 16 * kGroups); }
+
+ private:
+  static constexpr int kWords = kGroups % 4 == 0 && kGroups <= 8 ? kGroups / 4 : 0;
+  __device__ float value(const uint32_t* words, int i, int offset) const {
+    if constexpr (kWords == 0) return e8m0(at_[offset + i]);
+    const uint32_t word = words[i / 4];
+    return __uint_as_float((i % 4 == 3 ? word >> 1 : word << (23 - 8 * (i % 4))) & 0x7f800000u);
+  }
+  const uint8_t* at_;
+  uint32_t top_[kWords > 0 ? kWords : 1], low_[kWords > 0 ? kWords : 1];
+};
+
 __device__ uint32_t half2_bits(float low, float high) {
   __half2 h = __floats2half2_rn(low, high);
   return *reinterpret_cast<uint32_t*>(&h);
@@ -135,7 +168,7 @@ __device__ uint32_t half2_bits(float low, float high) {
 
 // The 16 math warps sort the pairs. Order is by expert, then token, whoever comes first.
 __device__ void make_plan(const DecodeProblem& p, Sums& sums, Plan& plan) {
-  const int i = static_cast<int>(threadIdx.x);
+  const int i = static_cast<int>(threadIdx.x) - 32 * kFirstMathWarp;
   sums.tokens_of[i] = 0;
   sync_threads<kMathBarrier, kMathThreads>();
   if (i < p.tokens * p.k) {
@@ -198,35 +231,34 @@ struct Producer {
   Ring ring;
   int lane;
 
-  // Lanes 0-15 copy a row of codes each, lanes 16-31 its scales. `rows` of them take part.
-  __device__ void fill(const uint8_t* from, uint32_t data_bytes, uint32_t data_pitch, uint32_t scale_bytes, int rows) {
+  // Lanes 0 to rows - 1 copy a row of codes each, to places `data_pitch` apart; lanes 16 and 17, or 16 alone, the scales of
+  // several rows in one piece, since small copies cost as much as large ones.
+  __device__ void fill(const uint8_t* from, int rows, uint32_t data_bytes, uint32_t data_pitch, int pieces, uint32_t scale_bytes) {
     barrier_wait(&bars.empty[ring.slot], ring.parity ^ 1);
     uint64_t* full = &bars.full[ring.slot];
-    if (lane == 0) barrier_expect(full, static_cast<uint32_t>(rows) * (data_bytes + scale_bytes));
+    if (lane == 0) barrier_expect(full, static_cast<uint32_t>(rows) * data_bytes + static_cast<uint32_t>(pieces) * scale_bytes);
     __syncwarp();
     std::byte* slot = slots + ring.slot * S::kSlotBytes;
-    const int row = lane % 16;
-    if (row < rows) {
-      if (lane < 16) copy_to_shared(slot + row * data_pitch, from, data_bytes, full);
-      else if (scale_bytes > 0) copy_to_shared(slot + S::kDataBytes + row * (scale_bytes + 16), from, scale_bytes, full);
-    }
+    const bool codes = lane < rows, scales = lane >= 16 && lane < 16 + pieces;
+    std::byte* to = codes ? slot + lane * data_pitch : slot + S::kDataBytes + (lane - 16) * scale_bytes;
+    if (codes || scales) copy_to_shared(to, from, codes ? data_bytes : scale_bytes, full);
     ring.advance(S::kSlots);
   }
 
   __device__ const uint8_t* gate_up_source(const ExpertWeights& e) const {
-    const WeightMatrix& m = lane % 16 < 8 ? e.w1 : e.w3;
-    return lane < 16 ? static_cast<const uint8_t*>(m.data) : m.scale;
+    if (lane < 16) return static_cast<const uint8_t*>(lane < 8 ? e.w1.data : e.w3.data);
+    return lane == 16 ? e.w1.scale : e.w3.scale;
   }
   __device__ const uint8_t* down_source(const ExpertWeights& e) const {
     return lane < 16 ? static_cast<const uint8_t*>(e.w2.data) : e.w2.scale;
   }
 
   __device__ void run(const DecodeProblem& p, const Plan& plan) {
-    const int row = lane % 16, octets = (p.tokens + kColumns - 1) / kColumns;
+    const int octets = (p.tokens + kColumns - 1) / kColumns;
     const uint8_t* shared_gate_up = gate_up_source(p.shared);
     for (int item = part_begin(octets * S::kTiles), end = part_end(octets * S::kTiles); item < end; ++item) {
-      const int64_t unit = item % S::kTiles * 8 + row % 8;
-      for (int h = 0; h < 2; ++h) fill(shared_gate_up + unit * S::dim + h * (S::dim / 2), S::dim / 2, S::dim / 2 + 32, 0, 16);
+      const int64_t unit = item % S::kTiles * 8 + lane % 8;
+      for (int h = 0; h < 2; ++h) fill(shared_gate_up + unit * S::dim + h * (S::dim / 2), 16, S::dim / 2, S::dim / 2 + 32, 0, 0);
     }
 
     barrier_wait(&bars.planned, 0);
@@ -237,8 +269,8 @@ struct Producer {
         segment = item / S::kTiles;
         source = gate_up_source(p.routed[unpack(plan.segment[segment]).expert]);
       }
-      const int64_t unit = item % S::kTiles * 8 + row % 8;
-      fill(source + unit * (lane < 16 ? S::dim / 2 : S::dim / 32), S::dim / 2, S::dim / 2 + 16, S::dim / 32, 16);
+      const int64_t unit = item % S::kTiles * 8;
+      fill(source + (lane < 16 ? (unit + lane % 8) * (S::dim / 2) : unit * (S::dim / 32)), 16, S::dim / 2, S::dim / 2 + 16, 2, 8 * (S::dim / 32));
     }
 
     const int first = static_cast<int>(blockIdx.x) * p.rows_per_block, last = min(S::dim, first + p.rows_per_block);
@@ -248,11 +280,12 @@ struct Producer {
       source = next;
       if (s + 1 < plan.segments) next = down_source(p.routed[unpack(plan.segment[s + 1]).expert]);
       for (int r = first; r < last; r += 16)
-        fill(source + int64_t{r + row} * (lane < 16 ? S::inner / 2 : S::inner / 32), S::inner / 2, S::inner / 2 + 16, S::inner / 32, min(16, last - r));
+        fill(source + (lane < 16 ? int64_t{r + lane} * (S::inner / 2) : int64_t{r} * (S::inner / 32)), min(16, last - r), S::inner / 2,
+             S::inner / 2 + 16, 1, static_cast<uint32_t>(min(16, last - r)) * (S::inner / 32));
     }
     source = static_cast<const uint8_t*>(p.shared.w2.data);
     for (int o = 0; o < octets; ++o)
-      for (int r = first; r < last; r += 16) fill(source + int64_t{r + row} * S::inner, S::inner, S::inner + 32, 0, min(16, last - r));
+      for (int r = first; r < last; r += 16) fill(source + int64_t{r + lane} * S::inner, min(16, last - r), S::inner, S::inner + 32, 0, 0);
   }
 };
 
@@ -264,7 +297,7 @@ struct Math {
   Barriers& bars;
   Sums& sums;
   Ring ring;
-  int sum = 0;  // tiles so far
+  Ring sum;  // the tile's place in `sums`
   int warp, lane;
 
   __device__ int g() const { return lane / 4; }
@@ -275,6 +308,9 @@ struct Math {
     return slots + ring.slot * S::kSlotBytes;
   }
   __device__ void release_slot() {
+    // An arrival overtakes shared loads that still queue, and the copy that refills the slot is ordered behind loads by
+    // this fence only. Without it rows of the next slot got into products, seldom.
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncwarp();
     if (lane == 0) barrier_arrive(&bars.empty[ring.slot]);
     ring.advance(S::kSlots);
@@ -283,10 +319,10 @@ struct Math {
   // A slot of e2m1 rows, this warp's kGroups groups of columns.
   template <int kGroups>
   __device__ void multiply_e2m1(const uint32_t (&b)[kGroups][4], float (&acc)[4]) {
-    constexpr int kPitch = kGroups * 256 + 16, kScalePitch = kGroups * 16 + 16;
+    constexpr int kPitch = kGroups * 256 + 16;
     const std::byte* slot = wait_slot();
     const std::byte* row = slot + g() * kPitch + warp * kGroups * 16 + 4 * t();
-    const auto* scale = reinterpret_cast<const uint8_t*>(slot + S::kDataBytes + g() * kScalePitch + warp * kGroups);
+    const Scales<kGroups> scales(reinterpret_cast<const uint8_t*>(slot + S::kDataBytes), warp, lane);
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       uint32_t top[4], low[4];
@@ -295,7 +331,7 @@ struct Math {
       float part[4] = {};
       mma_f16(part, top[0], low[0], top[1], low[1], b[i][0], b[i][1]);
       mma_f16(part, top[2], low[2], top[3], low[3], b[i][2], b[i][3]);
-      const float top_scale = e8m0(scale[i]), low_scale = e8m0(scale[8 * kScalePitch + i]);
+      const float top_scale = scales.top(i), low_scale = scales.low(i);
       acc[0] = fmaf(part[0], top_scale, acc[0]);
       acc[1] = fmaf(part[1], top_scale, acc[1]);
       acc[2] = fmaf(part[2], low_scale, acc[2]);
@@ -334,14 +370,13 @@ struct Math {
 
   // Hands this warp's part of a tile to the finishing warps.
   __device__ void hand_over(const float (&acc)[4]) {
-    const int buffer = sum & 1;
-    barrier_wait(&bars.sums_empty[buffer], (sum >> 1 & 1) ^ 1);
-    float* part = sums.part[buffer][warp];
+    barrier_wait(&bars.sums_empty[sum.slot], sum.parity ^ 1);
+    float* part = sums.part[sum.slot][warp];
     *reinterpret_cast<float2*>(part + g() * 8 + 2 * t()) = make_float2(acc[0], acc[1]);
     *reinterpret_cast<float2*>(part + (g() + 8) * 8 + 2 * t()) = make_float2(acc[2], acc[3]);
     __syncwarp();
-    if (lane == 0) barrier_arrive(&bars.sums_full[buffer]);
-    ++sum;
+    if (lane == 0) barrier_arrive(&bars.sums_full[sum.slot]);
+    sum.advance(S::kSums);
   }
 
   // Of group i of this warp: its number in the row of x.
@@ -477,43 +512,45 @@ struct Finish {
   Barriers& bars;
   Sums& sums;
   float* out;  // [tokens][rows_per_block] of this block
-  int sum = 0;
+  Ring sum;
   int thread;  // of the finishing ones
 
   // The sum over all warps of element `at` of the present tile, which the caller has waited for.
   __device__ float add_parts(int at) const {
     float v = 0.f;
 #pragma unroll
-    for (int w = 0; w < kMathWarps; ++w) v += sums.part[sum & 1][w][at];
+    for (int w = 0; w < kMathWarps; ++w) v += sums.part[sum.slot][w][at];
     return v;
   }
-  __device__ void wait_tile() { barrier_wait(&bars.sums_full[sum & 1], sum >> 1 & 1); }
-  __device__ void release_tile() {
+  __device__ void wait_tile() { barrier_wait(&bars.sums_full[sum.slot], sum.parity); }
+  // `read`: made of everything that was read.
+  __device__ void release_tile(float read) {
     __syncwarp();
-    if (thread % 32 == 0) barrier_arrive(&bars.sums_empty[sum & 1]);
-    ++sum;
+    if (thread % 32 == 0) barrier_arrive_after(&bars.sums_empty[sum.slot], read);
+    sum.advance(S::kSums);
   }
 
-  // 8 units of `count` tokens; `rows` is the first one's row of hidden.
-  __device__ void swiglu(const DecodeProblem& p, __half* rows, int tile, int count, bool e4m3) {
-    wait_tile();
+  // 8 units of `count` tokens; `row` is the first one's row of hidden.
+  __device__ void swiglu(const DecodeProblem& p, int row, int tile, int count, bool e4m3) {
     const int unit = thread / 8, column = thread % 8;
-    const float gate = fminf(add_parts(thread), p.limit);
-    const float up = fminf(fmaxf(add_parts(64 + thread), -p.limit), p.limit);
-    release_tile();
-    const float a = gate / (1.f + __expf(-gate)) * up;
-    if (column < count) rows[int64_t{column} * S::inner + tile * 8 + (e4m3 ? e4m3_place(unit) : e2m1_place(unit))] = __float2half_rn(a * p.hidden_gain);
+    __half* to = p.hidden + (row + column) * S::inner + tile * 8 + (e4m3 ? e4m3_place(unit) : e2m1_place(unit));
+    wait_tile();
+    const float top = add_parts(thread), low = add_parts(64 + thread);
+    release_tile(top + low);
+    const float gate = fminf(top, p.limit), up = fminf(fmaxf(low, -p.limit), p.limit);
+    const float a = __fdividef(gate, 1.f + __expf(-gate)) * up;
+    if (column < count) *to = __float2half_rn(a * p.hidden_gain);
   }
 
   __device__ void gate_up(const DecodeProblem& p, const Plan& plan) {
     const int octets = (p.tokens + kColumns - 1) / kColumns;
     for (int item = part_begin(octets * S::kTiles), end = part_end(octets * S::kTiles); item < end; ++item) {
       const int octet = item / S::kTiles;
-      swiglu(p, p.hidden + int64_t{plan.pairs + octet * kColumns} * S::inner, item % S::kTiles, min(kColumns, p.tokens - octet * kColumns), true);
+      swiglu(p, plan.pairs + octet * kColumns, item % S::kTiles, min(kColumns, p.tokens - octet * kColumns), true);
     }
     for (int item = part_begin(plan.segments * S::kTiles), end = part_end(plan.segments * S::kTiles); item < end; ++item) {
       const Segment s = unpack(plan.segment[item / S::kTiles]);
-      swiglu(p, p.hidden + int64_t{s.begin} * S::inner, item % S::kTiles, s.count, false);
+      swiglu(p, s.begin, item % S::kTiles, s.count, false);
     }
   }
 
@@ -558,7 +595,7 @@ struct Finish {
       for (int r = first; r < last; r += 16) {
         wait_tile();
         const float top = add_parts(thread), low = add_parts(64 + thread);
-        release_tile();
+        release_tile(top + low);
         if (column < count) {
           float* sum_of = out + token * p.rows_per_block + r - first + row;
           if (r + row < last) sum_of[0] += top * factor;
@@ -579,7 +616,7 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   extern __shared__ __align__(128) std::byte memory[];
   std::byte* slots = memory;
   Sums& sums = *reinterpret_cast<Sums*>(memory + S::kSlots * S::kSlotBytes);
-  Plan& plan = *reinterpret_cast<Plan*>(&sums + 1);
+  Plan& plan = *reinterpret_cast<Plan*>(&sums.part[S::kSums]);
   float* out = reinterpret_cast<float*>(&plan + 1);
   __shared__ Barriers bars;
 
@@ -588,7 +625,7 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
       barrier_init(&bars.full[s], 1);
       barrier_init(&bars.empty[s], kMathWarps);
     }
-    for (int b = 0; b < 2; ++b) {
+    for (int b = 0; b < S::kSums; ++b) {
       barrier_init(&bars.sums_full[b], kMathWarps);
       barrier_init(&bars.sums_empty[b], kFinishWarps);
     }
@@ -598,29 +635,29 @@ __global__ __launch_bounds__(kThreads, 1) void decode_kernel(const __grid_consta
   }
   __syncthreads();
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  if (warp < kMathWarps) {
+  if (warp >= kFirstMathWarp) {
     let_next_kernel_start();
     wait_for_last_kernel();
     make_plan(p, sums, plan);
     if (lane == 0) barrier_arrive(&bars.planned);
-    Math<S> math{slots, bars, sums, {}, 0, warp, lane};
+    Math<S> math{slots, bars, sums, {}, {}, warp - kFirstMathWarp, lane};
     math.gate_up(p, plan);
     math.down(p, plan);
-  } else if (warp < kMathWarps + kFinishWarps) {
+  } else if (warp == 0) {
+    Producer<S>{slots, bars, {}, lane}.run(p, plan);  // reads weights only: they were there before any kernel
+  } else if (warp <= kFinishWarps) {
     wait_for_last_kernel();
     barrier_wait(&bars.planned, 0);
-    Finish<S> finish{bars, sums, out, 0, static_cast<int>(threadIdx.x) - kMathThreads};
+    Finish<S> finish{bars, sums, out, {}, static_cast<int>(threadIdx.x) - 32};
     finish.gate_up(p, plan);
     finish.meet();
     finish.down(p, plan);
-  } else {
-    Producer<S>{slots, bars, {}, lane}.run(p, plan);  // reads weights only: they were there before any kernel
   }
 }
 
-using Flash = Shape<8, 4, 5>;
-using Pro = Shape<14, 6, 3>;
-using Small = Shape<2, 1, 5>;  // no model's: for tests that shall be quick
+using Flash = Shape<8, 4, 5, 4>;
+using Pro = Shape<14, 6, 3, 3>;
+using Small = Shape<2, 1, 5, 2>;  // no model's: for tests that shall be quick
 
 template <class S>
 bool fits(const ExpertsArgs& a) {
@@ -631,7 +668,7 @@ template <class S>
 void launch(CudaContext& context, DecodeProblem p) {
   p.rows_per_block = (S::dim / 8 + context.sm_count - 1) / context.sm_count * 8;
   p.hidden = context.scratch.take<__half>(int64_t{p.tokens} * (p.k + 1) * S::inner);
-  const size_t bytes = S::kSlots * S::kSlotBytes + sizeof(Sums) + sizeof(Plan) + static_cast<size_t>(p.tokens * p.rows_per_block) * sizeof(float);
+  const size_t bytes = S::kSlots * S::kSlotBytes + S::kSums * sizeof(Sums{}.part[0]) + sizeof(Plan) + static_cast<size_t>(p.tokens * p.rows_per_block) * sizeof(float);
   static const cudaError_t allowed =
       cudaFuncSetAttribute(decode_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, 232448 - static_cast<int>(sizeof(Barriers)) - 1024);
   KVASIR_CHECK(allowed == cudaSuccess, "{}", cudaGetErrorString(allowed));

@@ -48,6 +48,37 @@ __device__ __forceinline__ void bulk_copy(void* to, const void* from, uint32_t b
       : "memory");
 }
 
+// Copies by a thread to shared memory that go on while it computes; groups end in the order they were
+// committed.
+__device__ __forceinline__ void copy_16(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void copy_4(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// Loads of bytes that are used once, in the order of the program.
+__device__ __forceinline__ uint4 stream_16(uint64_t address) {
+  uint4 r;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+               : "l"(address));
+  return r;
+}
+__device__ __forceinline__ void prefetch_line(uint64_t address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+__device__ __forceinline__ uint32_t load_byte(uint64_t address) {
+  uint32_t r;
+  asm volatile("ld.global.u8 %0, [%1];" : "=r"(r) : "l"(address));
+  return r;
+}
+
 // Ordinary writes to shared memory before, reads by the tensor cores after.
 __device__ __forceinline__ void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

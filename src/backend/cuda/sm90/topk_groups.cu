@@ -2,10 +2,17 @@
 // then the k best of their 16 k entries. Nothing outside of those groups can be among the k best: k maxima
 // are at least as large, and where one is equal its entry lies before.
 //
-// A selection holds 16 values a thread in order of their numbers. It counts those above a sure lower bound in
-// 2048 bins of their sortable bits, goes into the bin that the k-th falls in, and so on until that bin is
-// wholly in, all equal, or small enough to be ranked. Everything is integer counting: the result does not
-// depend on timing.
+// A selection holds up to 16 values a thread, four from each of up to four chunks of 4096, so that loads are
+// wide; chunk, thread and place give the order of their numbers. The k-th value is found by counting those
+// above a sure lower bound in 2048 bins of their sortable bits, then those in the bin that it falls in, and
+// so on until that bin is wholly in, all equal, or small enough to be ranked. Everything is integer counting:
+// the result does not depend on timing.
+//
+// Most of the time goes to fetching instructions that run once: values lie in shared memory and loops are not
+// unrolled, and both selections run the same code.
+#include <cfloat>
+
+#include "backend/cuda/sm90/indexer_launch.h"
 #include "backend/cuda/sm90/indexer_ptx.cuh"
 #include "backend/cuda/sm90/topk_rows.cuh"
 
@@ -13,201 +20,267 @@ namespace kvasir::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kEach = 16;
+constexpr int kWarps = kThreads / 32;
+constexpr int kGroup = 16;  // scores of one maximum
+constexpr int kChunks = 4;
+constexpr int kChunk = 4 * kThreads;
 constexpr int kBins = 2048;
-constexpr int kRanked = 64;  // a bin of this many is ranked directly
+constexpr int kRanked = 32;  // a bin of this many is ranked directly
 
 struct SelectShared {
+  float4 value[kChunks][kThreads];  // -inf where there is none
   int count[kBins];
-  uint32_t ranked[kRanked];
+  alignas(16) uint32_t ranked[kRanked];
   int num_ranked;
-  int part[33];
-  uint32_t warp_lo[32], warp_hi[32];
-  uint32_t lo, hi;
-  int need, bin_count;
+  int warp_part[kWarps], chosen[2][kChunks][kWarps];
+  uint32_t warp_lo[kWarps], warp_hi[kWarps];
+  uint32_t lo, hi;  // of the bin that the k-th is in
+  int need, bin_count, ties;
+  float threshold;
   int32_t groups[kThreads];
 };
 
-// Where the k-th value lies: values above `key` are in, and the first `ties` of those equal to it.
+// Values of which those above `at` are taken, and of those equal to it all or the first `ties`.
 struct Threshold {
-  uint32_t key;
+  float at;
+  bool all;
   int ties;
 };
 
-// The range of keys that the k-th largest is in. Empty places hold 0, which no score has.
-__device__ void bound_range(const uint32_t (&key)[kEach], int k, SelectShared& s) {
-  uint32_t largest = 0, smallest = 0xffffffffu;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    largest = max(largest, key[i]);
-    smallest = min(smallest, key[i] == 0 ? 0xffffffffu : key[i]);
-  }
-  // Sets of threads, at least k of them, each with one value at least as large as the smallest of their
-  // maxima.
-  int set = 1;
-  while (2 * set * k <= kThreads && set < 32) set *= 2;
-  uint32_t lo = largest;
-  for (int i = 1; i < set; i *= 2) lo = max(lo, __shfl_xor_sync(0xffffffffu, lo, i));
-  lo = __reduce_min_sync(0xffffffffu, lo);
-  smallest = __reduce_min_sync(0xffffffffu, smallest);
-  uint32_t hi = __reduce_max_sync(0xffffffffu, largest);
-  int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (lane == 0) {
-    s.warp_lo[warp] = lo;
-    s.warp_hi[warp] = hi;
-    s.ranked[warp] = smallest;
-  }
-  __syncthreads();
-  if (warp == 0) {
-    lo = __reduce_min_sync(0xffffffffu, s.warp_lo[lane]);
-    hi = __reduce_max_sync(0xffffffffu, s.warp_hi[lane]);
-    smallest = __reduce_min_sync(0xffffffffu, s.ranked[lane]);
-    if (lane == 0) {
-      s.lo = max(lo, smallest);  // a set without values has no say
-      s.hi = hi;
-    }
+__device__ __forceinline__ float value_of(uint32_t key) {
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+// Clears the bins between uses; its writes are seen after the next barrier.
+__device__ __forceinline__ void clear(SelectShared& s) {
+  reinterpret_cast<int2*>(s.count)[threadIdx.x] = {0, 0};
+  if (threadIdx.x < kRanked) s.ranked[threadIdx.x] = 0;
+  if (threadIdx.x == 0) s.num_ranked = 0;
+}
+
+__device__ __forceinline__ int chunks_of(int size) { return (size + kChunk - 1) / kChunk; }
+
+// Calls use(value) for each of this thread's values between bottom and top.
+template <class Use>
+__device__ __forceinline__ void for_values(const SelectShared& s, int size, float bottom, float top,
+                                           Use use) {
+#pragma unroll 1
+  for (int i = 0; i < chunks_of(size); ++i) {
+    float4 x = s.value[i][threadIdx.x];
+    if (x.x >= bottom && x.x <= top) use(x.x);
+    if (x.y >= bottom && x.y <= top) use(x.y);
+    if (x.z >= bottom && x.z <= top) use(x.z);
+    if (x.w >= bottom && x.w <= top) use(x.w);
   }
 }
 
-// The threshold of the k largest of more than k values.
-__device__ Threshold find_threshold(const uint32_t (&key)[kEach], int k, SelectShared& s) {
-  bound_range(key, k, s);
-  int need = k;
+// The range of keys that the k-th of `size` values is in; `most` is this thread's largest. Ends behind a
+// barrier.
+__device__ __forceinline__ void bound_range(float most, int size, int k, SelectShared& s, uint32_t& lo,
+                                            uint32_t& hi) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, held = min((size + 3) / 4, kThreads);
+  // Sets of neighbouring threads, at least k of them, have each a value as large as the smallest of their
+  // maxima.
+  int set = 0;
+  if (held >= k) {
+    set = 1;
+    while (set < 32 && held / (2 * set) >= k) set *= 2;
+  }
+  float least = INFINITY;
+  if (set == 0) {
+    for_values(s, size, -FLT_MAX, INFINITY, [&](float x) { least = fminf(least, x); });
+  } else if (static_cast<int>(threadIdx.x) < held / set * set) {
+    least = most;
+  }
+  uint32_t bottom = sortable(least);
+  hi = __reduce_max_sync(0xffffffffu, sortable(most));
+#pragma unroll 1
+  for (int i = 1; i < set; i *= 2) bottom = max(bottom, __shfl_xor_sync(0xffffffffu, bottom, i));
+  bottom = __reduce_min_sync(0xffffffffu, bottom);
+  if (lane == 0) {
+    s.warp_lo[warp] = bottom;
+    s.warp_hi[warp] = hi;
+  }
+  clear(s);
+  __syncthreads();
+  lo = __reduce_min_sync(0xffffffffu, s.warp_lo[lane]);
+  hi = __reduce_max_sync(0xffffffffu, s.warp_hi[lane]);
+}
+
+// The threshold of the k largest of `size` >= k values. All threads get the same.
+__device__ __forceinline__ Threshold find_threshold(float most, int size, int k, SelectShared& s) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, need = k;
+  uint32_t lo, hi;
+  bound_range(most, size, k, s, lo, hi);
+#pragma unroll 1
   for (;;) {
-    __syncthreads();
-    uint32_t lo = s.lo, hi = s.hi;
-    s.count[threadIdx.x] = s.count[threadIdx.x + kThreads] = 0;
-    if (threadIdx.x == 0) s.num_ranked = 0;
     int shift = max(0, 21 - __clz(hi - lo));  // (hi - lo) >> shift < 2048
+    for_values(s, size, value_of(lo), value_of(hi),
+               [&](float x) { atomicAdd(&s.count[(sortable(x) - lo) >> shift], 1); });
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kEach; ++i)
-      if (key[i] >= lo && key[i] <= hi) atomicAdd(&s.count[(key[i] - lo) >> shift], 1);
+    // This thread's two bins, the higher one first.
+    int first = kBins - 2 - 2 * static_cast<int>(threadIdx.x);
+    int2 bins = *reinterpret_cast<const int2*>(&s.count[first]);
+    int inclusive = warp_inclusive_sum(bins.x + bins.y);
+    if (lane == 31) s.warp_part[warp] = inclusive;
     __syncthreads();
-    int bin = kBins - 1 - 2 * static_cast<int>(threadIdx.x), upper = s.count[bin], lower = s.count[bin - 1],
-        total;
-    int before = block_exclusive_sum(upper + lower, s.part, total);
-    if (before < need && need <= before + upper + lower) {
-      bool in_upper = need <= before + upper;
-      if (!in_upper) --bin;
-      s.need = need - before - (in_upper ? 0 : upper);
-      s.bin_count = in_upper ? upper : lower;
-      s.lo = lo + (static_cast<uint32_t>(bin) << shift);
-      s.hi = min(hi, s.lo + ((1u << shift) - 1));
+    int before =
+        __reduce_add_sync(0xffffffffu, lane < warp ? s.warp_part[lane] : 0) + inclusive - bins.x - bins.y;
+    if (before < need && need <= before + bins.x + bins.y) {
+      bool upper = need <= before + bins.y;
+      s.need = need - before - (upper ? 0 : bins.y);
+      s.bin_count = upper ? bins.y : bins.x;
+      uint32_t start = lo + (static_cast<uint32_t>(first + upper) << shift);
+      s.lo = start;
+      s.hi = min(hi, start + ((1u << shift) - 1));
     }
     __syncthreads();
     need = s.need;
     lo = s.lo;
     hi = s.hi;
     int count = s.bin_count;
-    if (count == need) return {lo - 1, 0};  // all of the bin; lo > 0
-    if (lo == hi) return {lo, need};
-    if (count > kRanked) continue;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i)
-      if (key[i] >= lo && key[i] <= hi) s.ranked[atomicAdd(&s.num_ranked, 1)] = key[i];
+    if (count == need || lo == hi) return {value_of(lo), count == need, need};
+    if (count <= kRanked) break;
+    clear(s);
     __syncthreads();
-    if (threadIdx.x < count) {
-      uint32_t mine = s.ranked[threadIdx.x];
-      int above = 0, equal = 0;
-      for (int i = 0; i < count; ++i) {
-        above += s.ranked[i] > mine;
-        equal += s.ranked[i] == mine;
-      }
-      if (above < need && need <= above + equal) {  // all threads with this value write the same
-        s.lo = mine;
-        s.need = need - above;
-      }
+  }
+  for_values(s, size, value_of(lo), value_of(hi),
+             [&](float x) { s.ranked[atomicAdd(&s.num_ranked, 1)] = sortable(x); });
+  __syncthreads();
+  if (warp == 0) {  // places that stayed 0 rank last
+    uint32_t mine = s.ranked[lane];
+    int above = 0, equal = 0;
+#pragma unroll 2
+    for (int i = 0; i < kRanked; i += 4) {
+      uint4 x = *reinterpret_cast<const uint4*>(&s.ranked[i]);
+      above += (x.x > mine) + (x.y > mine) + (x.z > mine) + (x.w > mine);
+      equal += (x.x == mine) + (x.y == mine) + (x.z == mine) + (x.w == mine);
     }
-    __syncthreads();
-    return {s.lo, s.need};
+    if (mine != 0 && above < need && need <= above + equal) {  // lanes with this value write the same
+      s.threshold = value_of(mine);
+      s.ties = need - above;
+      s.bin_count = equal;
+    }
+  }
+  __syncthreads();
+  return {s.threshold, s.bin_count == s.ties, s.ties};
+}
+
+// For chunk i in byte i: how many bits of this thread's mask; four bits of a mask belong to a chunk.
+__device__ __forceinline__ uint32_t count_chunks(uint32_t mask) {
+  uint32_t counts = (mask & 0x5555u) + (mask >> 1 & 0x5555u);
+  counts = (counts & 0x3333u) + (counts >> 2 & 0x3333u);  // a nibble each
+  return (counts & 0xf) | (counts & 0xf0) << 4 | (counts & 0xf00) << 8 | (counts & 0xf000) << 12;
+}
+
+// Calls visit(i, before) for each chunk: how many bits of all masks lie before this thread's bits of the
+// chunk.
+template <class Visit>
+__device__ __forceinline__ void for_chunks(uint32_t mask, int size, int (&chosen)[kChunks][kWarps],
+                                           Visit visit) {
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, sum = 0;
+  uint32_t counts = count_chunks(mask);
+  auto inclusive = static_cast<uint32_t>(warp_inclusive_sum(static_cast<int>(counts)));  // at most 128 each
+  if (lane == 31) {
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) chosen[i][warp] = static_cast<int>(inclusive >> 8 * i & 255);
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int i = 0; i < chunks_of(size); ++i) {
+    int part = chosen[i][lane];
+    int before = sum + __reduce_add_sync(0xffffffffu, lane < warp ? part : 0);
+    visit(i, before + static_cast<int>((inclusive - counts) >> 8 * i & 255));
+    sum += __reduce_add_sync(0xffffffffu, part);
   }
 }
 
-// Calls write(place, i) for each of this thread's chosen values, places ascending with thread and i.
+// Calls write(place, i, j) for each chosen value j of this thread's chunk i, places in the order of the
+// values' numbers.
 template <class Write>
-__device__ void write_chosen(const uint32_t (&key)[kEach], Threshold t, SelectShared& s, Write write) {
-  int above = 0, equal = 0, total;
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    above += key[i] > t.key;
-    equal += key[i] == t.key;
+__device__ __forceinline__ void write_chosen(int size, Threshold t, SelectShared& s, Write write) {
+  uint32_t mask = 0, equal = 0;
+#pragma unroll 1
+  for (int i = 0; i < chunks_of(size); ++i) {
+    float4 x = s.value[i][threadIdx.x];
+    mask |= ((x.x > t.at) | (x.y > t.at) << 1 | (x.z > t.at) << 2 | (x.w > t.at) << 3) << 4 * i;
+    equal |= ((x.x == t.at) | (x.y == t.at) << 1 | (x.z == t.at) << 2 | (x.w == t.at) << 3) << 4 * i;
   }
-  int before = block_exclusive_sum(above | equal << 16, s.part, total);
-  int place = before & 0xffff, ties = before >> 16;
-  place += min(ties, t.ties);
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    bool tie = key[i] == t.key;
-    if (key[i] > t.key || (tie && ties < t.ties)) write(place++, i);
-    ties += tie;
+  if (t.all) {
+    mask |= equal;
+  } else {  // the first of those that are equal
+    for_chunks(equal, size, s.chosen[0], [&](int i, int before) {
+      for (uint32_t left = equal >> 4 * i & 15; left != 0 && before < t.ties; left &= left - 1, ++before)
+        mask |= (left & -left) << 4 * i;
+    });
   }
+  for_chunks(mask, size, s.chosen[1], [&](int i, int before) {
+    for (uint32_t left = mask >> 4 * i & 15; left != 0; left &= left - 1)
+      write(before++, i, __ffs(static_cast<int>(left)) - 1);
+  });
 }
 
 __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, const float* group_max) {
-  __shared__ SelectShared s;
+  extern __shared__ __align__(16) uint8_t memory[];
+  SelectShared& s = *reinterpret_cast<SelectShared*>(memory);
+  // The batch was there before the kernel that wrote the scores.
+  int64_t row = c.first_row + blockIdx.x;
+  int n = static_cast<int>(visible_entries(c, row)), thread = static_cast<int>(threadIdx.x);
+  const float* scores = c.scores + blockIdx.x * c.capacity;
+  const float* maxima = group_max + blockIdx.x * (c.capacity / kGroup);
+  int32_t* out = c.selected + row * c.selected_stride;
   wait_for_previous_kernels();
   let_next_kernel_start();
-  int64_t row = c.first_row + blockIdx.x;
-  int n = static_cast<int>(visible_entries(c, row)), groups = (n + kEach - 1) / kEach;
-  const float* scores = c.scores + blockIdx.x * c.capacity;
-  int32_t* out = c.selected + row * c.selected_stride;
   if (n <= c.topk) {
-    for (int i = threadIdx.x; i < c.topk; i += kThreads) out[i] = i < n ? i : -1;
+    for (int i = thread; i < c.topk; i += kThreads) out[i] = i < n ? i : -1;
     return;
   }
-  uint32_t key[kEach];
-  int group = threadIdx.x;
-  if (groups > kThreads) {
-    const auto* maxima = reinterpret_cast<const float4*>(group_max + blockIdx.x * (c.capacity / kEach)) +
-                         threadIdx.x * (kEach / 4);
+  // The values to choose from: all scores, or the maxima and then the scores of the groups chosen.
+  bool by_groups = n > kChunks * kChunk;
+#pragma unroll 1
+  for (bool last = !by_groups;; last = true) {
+    int limit = last ? n : (n + kGroup - 1) / kGroup;  // of the numbers
+    int size = last && by_groups ? c.topk * kGroup : limit;
+    const float* from = last ? scores : maxima;
+    // Number of the first of this thread's four values of chunk i.
+    auto number = [&](int i) {
+      int at = i * kChunk + 4 * thread;
+      return last && by_groups ? s.groups[at / kGroup] * kGroup + at % kGroup : at;
+    };
+    float most = -INFINITY;
 #pragma unroll
-    for (int i = 0; i < kEach / 4; ++i) {
-      int first = static_cast<int>(threadIdx.x) * kEach + 4 * i;
-      float4 m = first < groups ? maxima[i] : float4{};
-      key[4 * i] = first < groups ? sortable(m.x) : 0;
-      key[4 * i + 1] = first + 1 < groups ? sortable(m.y) : 0;
-      key[4 * i + 2] = first + 2 < groups ? sortable(m.z) : 0;
-      key[4 * i + 3] = first + 3 < groups ? sortable(m.w) : 0;
+    for (int i = 0; i < kChunks; ++i) {
+      if (i >= chunks_of(size)) break;
+      float4 x = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+      if (i * kChunk + 4 * thread < size) {
+        int first = number(i), left = limit - first;
+        if (left > 0) {
+          float4 y = *reinterpret_cast<const float4*>(from + first);
+          x = {y.x, left > 1 ? y.y : -INFINITY, left > 2 ? y.z : -INFINITY, left > 3 ? y.w : -INFINITY};
+        }
+      }
+      s.value[i][thread] = x;
+      most = fmaxf(most, fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)));
     }
-    Threshold t = find_threshold(key, c.topk, s);
-    write_chosen(key, t, s,
-                 [&](int place, int i) { s.groups[place] = static_cast<int>(threadIdx.x) * kEach + i; });
+    Threshold t = find_threshold(most, size, c.topk, s);
+    int32_t* to = last ? out : s.groups;
+    write_chosen(size, t, s, [&](int place, int i, int j) { to[place] = number(i) + j; });
+    if (last) return;
     __syncthreads();
-    groups = c.topk;
-    if (threadIdx.x < groups) group = s.groups[threadIdx.x];
   }
-#pragma unroll
-  for (int i = 0; i < kEach / 4; ++i) {
-    int first = group * kEach + 4 * i;
-    bool held = threadIdx.x < groups;
-    float4 m = held && first < n ? reinterpret_cast<const float4*>(scores + group * kEach)[i] : float4{};
-    key[4 * i] = held && first < n ? sortable(m.x) : 0;
-    key[4 * i + 1] = held && first + 1 < n ? sortable(m.y) : 0;
-    key[4 * i + 2] = held && first + 2 < n ? sortable(m.z) : 0;
-    key[4 * i + 3] = held && first + 3 < n ? sortable(m.w) : 0;
-  }
-  Threshold t = find_threshold(key, c.topk, s);
-  write_chosen(key, t, s, [&](int place, int i) { out[place] = group * kEach + i; });
 }
 
 }  // namespace
 
 bool topk_groups_serve(const IndexSelectArgs& a) {
-  return a.selected.shape(1) <= kThreads && a.batch.max_length / a.place.ratio <= kThreads * kEach * kEach;
+  return a.selected.shape(1) <= kThreads && a.batch.max_length / a.place.ratio <= kChunks * kChunk * kGroup;
 }
 
 void topk_rows_of_groups(cudaStream_t stream, const TopkRows& call, const float* group_max, int64_t rows) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(rows));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
-  cudaLaunchKernelEx(&config, topk_groups_kernel, call, group_max);
+  int shared = static_cast<int>(sizeof(SelectShared));
+  cudaFuncSetAttribute(topk_groups_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  launch_early(stream, topk_groups_kernel, dim3(static_cast<unsigned>(rows)), kThreads, shared, call,
+               group_max);
 }
 
 }  // namespace kvasir::cuda
