@@ -1,9 +1,10 @@
 // experts_bench: Ops::experts and Ops::gate on one device at the shapes of Flash and Pro.
 //
-// Weights are random codes in the real formats; every token's experts are drawn uniformly without repetition. A graph
-// of several calls is replayed, each with its own tokens, choice and shared expert, so that weights come from memory and
-// not from L2. Floor: bytes of the distinct experts and of the shared one over the copy rate measured in the same
-// run, or the products over the given rate of the tensor cores, whichever is longer.
+// Weights are random codes in the real formats; every token's experts are drawn uniformly without repetition.
+// A graph of several calls is replayed, each with its own tokens, choice and shared expert, so that weights
+// come from memory and not from L2. Floor: bytes of the distinct experts and of the shared one over the copy
+// rate measured in the same run, or the products over the given rate of the tensor cores, whichever is
+// longer.
 //
 //   experts_bench [--only flash|pro] [--max-tokens N]     JSON goes to $OUT/experts_bench.json
 #include <cuda_runtime.h>
@@ -25,13 +26,13 @@ namespace {
 
 using namespace kvasir;
 
-#define CHECK(call)                                                                                   \
-  do {                                                                                                \
-    cudaError_t e = (call);                                                                           \
-    if (e != cudaSuccess) {                                                                           \
-      fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e));            \
-      exit(1);                                                                                        \
-    }                                                                                                 \
+#define CHECK(call)                                                                        \
+  do {                                                                                     \
+    cudaError_t e = (call);                                                                \
+    if (e != cudaSuccess) {                                                                \
+      fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e)); \
+      exit(1);                                                                             \
+    }                                                                                      \
   } while (0)
 
 constexpr double kFp8Rate = 1398e12;  // measured, design/gpu-kernels.md section 1
@@ -43,13 +44,15 @@ __device__ uint32_t mix(uint64_t i) {
 }
 // Random bytes; `fp8`: none of them NaN. Scales: `low`..`low`+3.
 __global__ void fill_codes(uint8_t* p, int64_t n, uint64_t seed, bool fp8) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
+       i += int64_t{gridDim.x} * blockDim.x) {
     uint8_t c = static_cast<uint8_t>(mix(seed + static_cast<uint64_t>(i)));
     p[i] = fp8 && (c & 0x7f) == 0x7f ? c ^ 1 : c;
   }
 }
 __global__ void fill_scales(uint8_t* p, int64_t n, uint64_t seed, int low) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x)
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n;
+       i += int64_t{gridDim.x} * blockDim.x)
     p[i] = static_cast<uint8_t>(low + (mix(seed + static_cast<uint64_t>(i)) & 3));
 }
 
@@ -80,7 +83,8 @@ WeightMatrix make_weight(WeightFormat format, int64_t rows, int64_t cols) {
   return w;
 }
 ExpertWeights make_expert(WeightFormat format, const Model& m) {
-  return {make_weight(format, m.inner, m.dim), make_weight(format, m.inner, m.dim), make_weight(format, m.dim, m.inner)};
+  return {make_weight(format, m.inner, m.dim), make_weight(format, m.inner, m.dim),
+          make_weight(format, m.dim, m.inner)};
 }
 void free_expert(const ExpertWeights& e) {
   for (const WeightMatrix& w : {e.w1, e.w2, e.w3}) {
@@ -188,8 +192,10 @@ int main(int argc, char** argv) {
     for (int s = 0; s < kShared; ++s) shared.push_back(make_expert(WeightFormat::kFp8Block128, m));
     ExpertWeights* list = device_copy(routed);
     CHECK(cudaDeviceSynchronize());
-    const double expert_bytes = static_cast<double>(routed[0].w1.bytes() + routed[0].w2.bytes() + routed[0].w3.bytes());
-    const double shared_bytes = static_cast<double>(shared[0].w1.bytes() + shared[0].w2.bytes() + shared[0].w3.bytes());
+    const double expert_bytes =
+        static_cast<double>(routed[0].w1.bytes() + routed[0].w2.bytes() + routed[0].w3.bytes());
+    const double shared_bytes =
+        static_cast<double>(shared[0].w1.bytes() + shared[0].w2.bytes() + shared[0].w3.bytes());
 
     for (int64_t tokens : {1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384}) {
       if (tokens > max_tokens || (m.dim > 4096 && tokens > 4096)) continue;
@@ -203,10 +209,12 @@ int main(int argc, char** argv) {
         std::vector<char> hit(static_cast<size_t>(m.experts));
         for (int64_t i = 0; i < tokens * m.experts; ++i) logits.push_back(normal(rng));
         for (int64_t i = 0; i < std::min<int64_t>(tokens, 512) * m.dim; ++i) x.push_back(normal(rng));
-        while (static_cast<int64_t>(x.size()) < tokens * m.dim) x.insert(x.end(), x.begin(), x.begin() + 512 * m.dim);
+        while (static_cast<int64_t>(x.size()) < tokens * m.dim)
+          x.insert(x.end(), x.begin(), x.begin() + 512 * m.dim);
         Call call;
         call.gate.logits = View<const float, 2>(keep(device_copy(logits)), {tokens, m.experts});
-        call.gate.bias = View<const float, 1>(keep(device_copy(std::vector<float>(static_cast<size_t>(m.experts), 0.f))), {m.experts});
+        call.gate.bias = View<const float, 1>(
+            keep(device_copy(std::vector<float>(static_cast<size_t>(m.experts), 0.f))), {m.experts});
         auto* ids = keep(device_copy(std::vector<int32_t>(static_cast<size_t>(tokens * m.k))));
         auto* weights = keep(device_copy(std::vector<float>(static_cast<size_t>(tokens * m.k))));
         call.gate.experts = View<int32_t, 2>(ids, {tokens, m.k});
@@ -229,17 +237,21 @@ int main(int argc, char** argv) {
         list_of_calls.push_back(call);
       }
       bytes /= calls;
-      const double flop = 6.0 * static_cast<double>(tokens * (m.k + 1)) * static_cast<double>(m.dim * m.inner);
+      const double flop =
+          6.0 * static_cast<double>(tokens * (m.k + 1)) * static_cast<double>(m.dim * m.inner);
       const double floor = std::max(bytes / copy, flop / kFp8Rate) * 1e6;
       const int replays = tokens <= 64 ? 15 : 5;
       auto add = [&](const char* what, auto&& op) {
-        const double us = time_graph(stream, replays, [&] {
-          for (const Call& call : list_of_calls) {
-            cuda::Scratch::Scope scope(scratch);
-            op(call);
-          }
-        }) / calls;
-        rows.push_back({std::string(m.name) + " T=" + std::to_string(tokens) + " " + what, us, bytes, flop, floor});
+        const double us = time_graph(stream, replays,
+                                     [&] {
+                                       for (const Call& call : list_of_calls) {
+                                         cuda::Scratch::Scope scope(scratch);
+                                         op(call);
+                                       }
+                                     }) /
+                          calls;
+        rows.push_back(
+            {std::string(m.name) + " T=" + std::to_string(tokens) + " " + what, us, bytes, flop, floor});
         fprintf(stderr, "%s %.1f us\n", rows.back().name.c_str(), us);
       };
       add("experts", [&](const Call& c) { cuda::experts(context, c.experts); });
@@ -257,12 +269,15 @@ int main(int argc, char** argv) {
   }
 
   printf("%-32s %10s %9s %9s %10s %6s\n", "case", "us", "GB/s", "TFLOP/s", "floor us", "ratio");
-  std::string json = "{\"device\":\"" + device->name + "\",\"copy_gbs\":" + std::to_string(copy / 1e9) + ",\"cases\":[";
+  std::string json =
+      "{\"device\":\"" + device->name + "\",\"copy_gbs\":" + std::to_string(copy / 1e9) + ",\"cases\":[";
   for (const Row& r : rows) {
-    printf("%-32s %10.1f %9.0f %9.1f %10.1f %6.2f\n", r.name.c_str(), r.us, r.bytes / r.us * 1e-3, r.flop / r.us * 1e-6, r.floor_us, r.floor_us / r.us);
+    printf("%-32s %10.1f %9.0f %9.1f %10.1f %6.2f\n", r.name.c_str(), r.us, r.bytes / r.us * 1e-3,
+           r.flop / r.us * 1e-6, r.floor_us, r.floor_us / r.us);
     if (json.back() == '}') json += ',';
-    json += "{\"case\":\"" + r.name + "\",\"us\":" + std::to_string(r.us) + ",\"bytes\":" + std::to_string(r.bytes) +
-            ",\"flop\":" + std::to_string(r.flop) + ",\"floor_us\":" + std::to_string(r.floor_us) + "}";
+    json += "{\"case\":\"" + r.name + "\",\"us\":" + std::to_string(r.us) +
+            ",\"bytes\":" + std::to_string(r.bytes) + ",\"flop\":" + std::to_string(r.flop) +
+            ",\"floor_us\":" + std::to_string(r.floor_us) + "}";
   }
   json += "]}\n";
   if (const char* out = getenv("OUT")) {

@@ -1,7 +1,7 @@
 // Scores and choice of experts: one block per token; contract in ops/gate.h.
 //
-// The block's threads compute the scores, its first warp takes the k best one after the other. Scores are f64 rounded
-// to f32 as on the reference, since one unit in the last place can decide between two experts.
+// The block's threads compute the scores, its first warp takes the k best one after the other. Scores are f64
+// rounded to f32 as on the reference, since one unit in the last place can decide between two experts.
 #include "backend/cuda/gate.h"
 
 #include "base/check.h"
@@ -23,18 +23,19 @@ __device__ float score_of(float logit) {
   return static_cast<float>(sqrt(z > 20 ? z : log1p(exp(z))));
 }
 
-// What launch_dependents gives: the next kernel may be set up while this one runs; it still waits for our writes.
+// What launch_dependents gives: the next kernel may be set up while this one runs; it still waits for our
+// writes.
 __device__ void let_next_kernel_start() { asm volatile("griddepcontrol.launch_dependents;"); }
 __device__ void wait_for_last_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 struct GateProblem {
-  const float* logits;     // [T, E]
+  const float* logits;  // [T, E]
   int64_t logits_stride;
-  const float* bias;       // null in hash layers
-  const int32_t* table;    // tid2eid, null in score layers
+  const float* bias;     // null in hash layers
+  const int32_t* table;  // tid2eid, null in score layers
   int64_t table_stride;
   const int32_t* ids;
-  int32_t* experts;        // [T, k]
+  int32_t* experts;  // [T, k]
   int64_t experts_stride;
   float* weights;
   int64_t weights_stride;
@@ -45,7 +46,7 @@ struct GateProblem {
 
 __global__ __launch_bounds__(kThreads) void gate_kernel(GateProblem p) {
   extern __shared__ float shared[];
-  float* score = shared;                                               // [E]
+  float* score = shared;                                                // [E]
   uint32_t* key = reinterpret_cast<uint32_t*>(shared + p.num_experts);  // [E], 0 once chosen
   const int64_t t = blockIdx.x;
   let_next_kernel_start();
@@ -65,7 +66,8 @@ __global__ __launch_bounds__(kThreads) void gate_kernel(GateProblem p) {
     for (int i = 0; i < p.k; ++i) {
       uint32_t best = 0, at = 0;
       for (int e = lane; e < p.num_experts; e += 32) {
-        if (key[e] > best) best = key[e], at = static_cast<uint32_t>(e);  // ascending e: the lowest stays on a tie
+        if (key[e] > best)
+          best = key[e], at = static_cast<uint32_t>(e);  // ascending e: the lowest stays on a tie
       }
       uint32_t top = __reduce_max_sync(~0u, best);
       uint32_t id = __reduce_min_sync(~0u, best == top ? at : ~0u);
@@ -89,9 +91,19 @@ void gate(CudaContext& context, const GateArgs& a) {
   KVASIR_CHECK(k <= kMaxChosen && k <= experts && experts <= 4096, "{} of {} experts", k, experts);
   KVASIR_CHECK(a.bias.empty() != a.tid2eid.empty(), "a layer chooses by score or by table");
   if (tokens == 0) return;
-  GateProblem p{a.logits.data(), a.logits.stride(0), a.bias.data(),    a.tid2eid.data(),    a.tid2eid.empty() ? 0 : a.tid2eid.stride(0),
-                a.ids.data(),    a.experts.data(),   a.experts.stride(0), a.weights.data(), a.weights.stride(0),
-                static_cast<int>(experts), static_cast<int>(k), a.scale};
+  GateProblem p{a.logits.data(),
+                a.logits.stride(0),
+                a.bias.data(),
+                a.tid2eid.data(),
+                a.tid2eid.empty() ? 0 : a.tid2eid.stride(0),
+                a.ids.data(),
+                a.experts.data(),
+                a.experts.stride(0),
+                a.weights.data(),
+                a.weights.stride(0),
+                static_cast<int>(experts),
+                static_cast<int>(k),
+                a.scale};
   cudaLaunchConfig_t config{};
   config.gridDim = static_cast<unsigned>(tokens);
   config.blockDim = kThreads;

@@ -1,4 +1,5 @@
-// The experts of a few tokens under kFast: one launch that streams the weights of the experts that were chosen.
+// The experts of a few tokens under kFast: one launch that streams the weights of the experts that were
+// chosen.
 #pragma once
 
 #include "backend/cuda/context.h"

@@ -1,197 +1,49 @@
 // Many tokens through MXFP4 experts and an FP8 shared expert.
 //
 //   sort the (token, expert) pairs by expert; x to e4m3, one scale per token
-//   hidden = silu(gate) * up   a grouped product: 256 rows of weights times up to 128 tokens of one expert per tile
-//   hidden to e4m3, one scale per pair;  y = the grouped product with w2;  out = the weighted sum of a token's y
+//   hidden = silu(gate) * up   a grouped product: 256 rows of weights times up to 128 tokens of one expert
+//   per tile hidden to e4m3, one scale per pair;  y = the grouped product with w2;  out = the weighted sum of
+//   a token's y
 //
-// The weights are the matrix in registers: e2m1 codes become e4m3 through a table that adds the exponent of the code's
-// group of 32, relative to the largest of the row, found beforehand. What that leaves of the scale is a power of two per
-// row, which multiplies the finished sums. (Groups more than 14 binades below the row's largest lose bits: an error of 2^-18
-// of the row's largest weight.) So nothing interrupts the tensor cores along a row. The FP8 weights of the shared expert go
-// in as they are; their scales differ per 128 columns, whose sums are added up in f32. Tokens are the rows in shared memory, gathered there by their place in the sorted list; their columns are stored
-// in the order in which a thread's 16-byte loads of codes come apart.
+// The weights are the matrix in registers: e2m1 codes become e4m3 through a table that adds the exponent of
+// the code's group of 32, relative to the largest of the row, found beforehand. What that leaves of the scale
+// is a power of two per row, which multiplies the finished sums. (Groups more than 14 binades below the row's
+// largest lose bits: an error of 2^-18 of the row's largest weight.) So nothing interrupts the tensor cores
+// along a row. The FP8 weights of the shared expert go in as they are; their scales differ per 128 columns,
+// whose sums are added up in f32. Tokens are the rows in shared memory, gathered there by their place in the
+// sorted list; their columns are stored in the order in which a thread's 16-byte loads of codes come apart.
 #include "backend/cuda/sm90/experts_prefill.h"
-
-#include <cuda_bf16.h>
-#include <cuda_fp8.h>
 
 #include <algorithm>
 #include <type_traits>
 
-#include "backend/cuda/sm90/moe_ptx.cuh"
+#include "backend/cuda/sm90/experts_rows.cuh"
 #include "backend/cuda/sm90/moe_wgmma.cuh"
 #include "base/check.h"
 
 namespace kvasir::cuda {
 namespace {
 
-using namespace ptx;
-
-constexpr int kTileTokens = 128, kTileRows = 256;
-constexpr int64_t kTokensAtOnce = 8192;    // bounds the scratch: 0.65 GB at Flash's sizes
+constexpr int kTileRows = 256;
+constexpr int64_t kTokensAtOnce = 8192;  // bounds the scratch: 0.65 GB at Flash's sizes
 constexpr int kMaxExperts = 512;
 
-// Tokens [begin, begin + count) of the sorted pairs, all of one expert.
-struct Tile {
-  int expert, begin, count;
-};
-
-// ---- sorting ----
-
-struct Sorting {
-  const int32_t* experts;  // [T, k]
-  int64_t experts_stride;
-  int tokens, k, num_experts;
-  int32_t* counts;    // [E]
-  int32_t* token_of;  // [T * k] sorted place -> token
-  int32_t* place_of;  // [T, k] slot -> sorted place
-  Tile* tiles;
-  int32_t* tile_count;
-};
-
-__device__ bool chosen(const Sorting& s, int pair, int expert) {
-  return pair < s.tokens * s.k && s.experts[pair / s.k * s.experts_stride + pair % s.k] == expert;
-}
-
-// One block of 256 per expert.
-__global__ void count_kernel(Sorting s) {
-  let_next_kernel_start();
-  wait_for_last_kernel();
-  int mine = 0;
-  for (int pair = static_cast<int>(threadIdx.x); pair < s.tokens * s.k; pair += 256) mine += chosen(s, pair, static_cast<int>(blockIdx.x));
-  const int warp_sum = __reduce_add_sync(~0u, mine);
-  __shared__ int sums[8];
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = warp_sum;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int sum = 0;
-    for (int v : sums) sum += v;
-    s.counts[blockIdx.x] = sum;
-  }
-}
-
-// One block of 256 per expert: its pairs in order, and its tiles.
-__global__ void place_kernel(Sorting s) {
-  let_next_kernel_start();
-  wait_for_last_kernel();
-  const int expert = static_cast<int>(blockIdx.x), warp = static_cast<int>(threadIdx.x) / 32;
-  __shared__ int sums[8], tile_sums[8];
-  int before = 0, tiles_before = 0;
-  for (int e = static_cast<int>(threadIdx.x); e < expert; e += 256) {
-    before += s.counts[e];
-    tiles_before += (s.counts[e] + kTileTokens - 1) / kTileTokens;
-  }
-  before = __reduce_add_sync(~0u, before);
-  tiles_before = __reduce_add_sync(~0u, tiles_before);
-  if (threadIdx.x % 32 == 0) sums[warp] = before, tile_sums[warp] = tiles_before;
-  __syncthreads();
-  int place = 0, tile = 0;
-  for (int w = 0; w < 8; ++w) place += sums[w], tile += tile_sums[w];
-  const int count = s.counts[expert], tiles = (count + kTileTokens - 1) / kTileTokens;
-  // Tiles of equal size, a multiple of 16 but for the last: the products come in steps of that.
-  const int size = tiles == 0 ? 0 : ((count + tiles - 1) / tiles + 15) / 16 * 16;
-  for (int i = static_cast<int>(threadIdx.x); i < tiles; i += 256) s.tiles[tile + i] = {expert, place + i * size, min(size, count - i * size)};
-  if (expert == s.num_experts - 1 && threadIdx.x == 0) *s.tile_count = tile + tiles;
-
-  for (int first = 0; first < s.tokens * s.k; first += 256) {
-    const int pair = first + static_cast<int>(threadIdx.x);
-    const bool mine = chosen(s, pair, expert);
-    const uint32_t votes = __ballot_sync(~0u, mine);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) sums[warp] = __popc(votes);
-    __syncthreads();
-    int at = place + __popc(votes & ((1u << threadIdx.x % 32) - 1));
-    for (int w = 0; w < 8; ++w) {
-      if (w < warp) at += sums[w];
-      place += sums[w];
-    }
-    if (mine) {
-      s.token_of[at] = pair / s.k;
-      s.place_of[pair] = at;
-    }
-  }
-}
-
-// ---- activations ----
-
-__device__ float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
-__device__ float4 load4(const __nv_bfloat16* p) {
-  const uint2 v = *reinterpret_cast<const uint2*>(p);
-  return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)};
-}
-
-// Rows to e4m3, one scale a row. Word w of each 128 columns, which is 4 columns of part w / 8 (a thread's), goes to the
-// place where product w / 2 % 4 of the four that 128 columns take reads it.
-template <class T>
-__global__ __launch_bounds__(128) void round_rows_kernel(const T* in, int64_t in_stride, int cols, uint32_t* out, float* scale) {
-  let_next_kernel_start();
-  wait_for_last_kernel();
-  const T* row = in + blockIdx.x * in_stride;
-  float amax = 0.f;
-  for (int w = static_cast<int>(threadIdx.x); w < cols / 4; w += 128) {
-    const float4 v = load4(row + 4 * w);
-    amax = fmaxf(amax, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
-  }
-  __shared__ float most[4];
-  for (int offset = 16; offset > 0; offset /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
-  if (threadIdx.x % 32 == 0) most[threadIdx.x / 32] = amax;
-  __syncthreads();
-  amax = fmaxf(fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])), 1e-30f);
-  const float up = 448.f / amax;
-  for (int w = static_cast<int>(threadIdx.x); w < cols / 4; w += 128) {
-    const float4 v = load4(row + 4 * w);
-    const uint32_t low = __nv_cvt_float2_to_fp8x2(make_float2(v.x * up, v.y * up), __NV_SATFINITE, __NV_E4M3);
-    const uint32_t high = __nv_cvt_float2_to_fp8x2(make_float2(v.z * up, v.w * up), __NV_SATFINITE, __NV_E4M3);
-    const int in_block = w % 32, part = in_block / 8, product = in_block / 2 % 4, half = in_block % 2;
-    out[blockIdx.x * int64_t{cols / 4} + w / 32 * 32 + product * 8 + half * 4 + part] = low | high << 16;
-  }
-  if (threadIdx.x == 0) scale[blockIdx.x] = amax / 448.f;
-}
-
 // ---- the grouped product ----
-
-// The largest scale byte of each row of the experts that anybody chose: of w1's rows, then w3's, then w2's.
-struct RowScales {
-  const ExpertWeights* routed;
-  const int32_t* counts;
-  int inner, dim;
-  uint8_t* most;  // [E, 2 * inner + dim]
-};
-
-__global__ __launch_bounds__(256) void row_scales_kernel(RowScales r) {
-  let_next_kernel_start();
-  wait_for_last_kernel();
-  const int expert = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x) % 32;
-  if (r.counts[expert] == 0) return;
-  const ExpertWeights& e = r.routed[expert];
-  const int rows = 2 * r.inner + r.dim;
-  for (int at = static_cast<int>(blockIdx.x * 8 + threadIdx.x / 32); at < rows; at += static_cast<int>(gridDim.x) * 8) {
-    const WeightMatrix& m = at < r.inner ? e.w1 : at < 2 * r.inner ? e.w3 : e.w2;
-    const int row = at < r.inner ? at : at < 2 * r.inner ? at - r.inner : at - 2 * r.inner;
-    const int words = static_cast<int>(m.cols / 128);
-    const auto* scale = reinterpret_cast<const uint32_t*>(m.scale + int64_t{row} * words * 4);
-    uint32_t most = 0;
-    for (int w = lane; w < words; w += 32) most = __vmaxu4(most, scale[w]);
-    most = max(max(most & 255, most >> 8 & 255), max(most >> 16 & 255, most >> 24));
-    most = __reduce_max_sync(~0u, most);
-    if (lane == 0) r.most[int64_t{expert} * rows + at] = static_cast<uint8_t>(most);
-  }
-}
 
 struct Product {
   const ExpertWeights* routed;
   ExpertWeights shared;
-  const Tile* tiles;          // of the routed experts
+  const Tile* tiles;  // of the routed experts
   const int32_t* tile_count;
   int shared_tokens;
-  const uint8_t* in;          // [rows, cols] e4m3
-  const float* in_scale;      // [rows]
-  const int32_t* in_row;      // sorted place -> row of `in`; null: the same
-  int64_t in_first;           // row of `in` of the shared expert's first token, and of `out`
-  __nv_bfloat16* out;         // [rows, out_cols]
+  const uint8_t* in;      // [rows, cols] e4m3
+  const float* in_scale;  // [rows]
+  const int32_t* in_row;  // sorted place -> row of `in`; null: the same
+  int64_t in_first;       // row of `in` of the shared expert's first token, and of `out`
+  __nv_bfloat16* out;     // [rows, out_cols]
   int64_t out_first;
   int cols, out_cols, row_tiles;
-  const uint8_t* row_most;    // [E, 2 * inner + dim]
+  const uint8_t* row_most;  // [E, 2 * inner + dim]
   int inner, dim;
   float limit;
 
@@ -234,32 +86,40 @@ __device__ void copy16(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
-// Fills the stages: 128 threads. Few registers are left for them, and a spilled one costs a trip through a cache that their own
-// copies sweep: so 32-bit offsets where they suffice, and addresses in shared memory a constant apart.
+// Fills the stages: 128 threads. Few registers are left for them, and a spilled one costs a trip through a
+// cache that their own copies sweep: so 32-bit offsets where they suffice, and addresses in shared memory a
+// constant apart.
 template <bool kGateUp, bool kShared>
 __device__ void produce(const Product& p, const Stages<kShared>& stages, ProductBarriers& bars) {
   using S = Stages<kShared>;
   constexpr int kParts = S::kRowBytes / 16, kRowStep = 128 / kParts, kRowsEach = kTileRows / kRowStep;
   constexpr int kTokensEach = kTileTokens / 16;
   const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int part = thread % kParts, row0 = thread / kParts;  // this thread's part of the rows row0 + i * kRowStep
+  const int part = thread % kParts,
+            row0 = thread / kParts;  // this thread's part of the rows row0 + i * kRowStep
   const int total = number_of_tiles<kShared>(p) * p.row_tiles;
   int stage = 0, finished = 0, issued = 0;
   uint32_t parity = 1;
 
   // Rows of 128 bytes: parts exchanged between neighbours, so that two rows read together use all banks.
-  const uint32_t weights_to = shared_address(stages.weights(0)) + static_cast<uint32_t>(row0 * S::kRowBytes + (kShared ? part ^ (row0 & 1) : part) * 16);
-  const uint32_t tokens_to = shared_address(stages.tokens(0)) + static_cast<uint32_t>(thread / 8 * 128 + ((thread % 8) ^ (thread / 8 % 8)) * 16);
+  const uint32_t weights_to =
+      shared_address(stages.weights(0)) +
+      static_cast<uint32_t>(row0 * S::kRowBytes + (kShared ? part ^ (row0 & 1) : part) * 16);
+  const uint32_t tokens_to = shared_address(stages.tokens(0)) +
+                             static_cast<uint32_t>(thread / 8 * 128 + ((thread % 8) ^ (thread / 8 % 8)) * 16);
 
-  auto matrix = [&](const ExpertWeights& e, int row) -> const WeightMatrix& { return !kGateUp ? e.w2 : (row & 8) ? e.w3 : e.w1; };
-  // Row `row` of a tile is this row of its matrix, relative to the tile's first. Rows 16 apart are of the same matrix.
+  auto matrix = [&](const ExpertWeights& e, int row) -> const WeightMatrix& {
+    return !kGateUp ? e.w2 : (row & 8) ? e.w3 : e.w1;
+  };
+  // Row `row` of a tile is this row of its matrix, relative to the tile's first. Rows 16 apart are of the
+  // same matrix.
   auto place = [](int row) { return kGateUp ? (row >> 4) * 8 + (row & 7) : row; };
   constexpr int kStepPlaces = kGateUp ? kRowStep / 2 : kRowStep, kHalfPlaces = kGateUp ? 64 : 128;
 
-  // A stage is finished when its copies have landed: scales of the rows `thread` and `thread + 128`, read when the copies
-  // were started, go in then.
+  // A stage is finished when its copies have landed: scales of the rows `thread` and `thread + 128`, read
+  // when the copies were started, go in then.
   uint32_t scales[S::kAhead][2], largest[S::kAhead];
-  auto finish = [&](const uint32_t (&of)[2], uint32_t most) {
+  auto finish = [&](const uint32_t(&of)[2], uint32_t most) {
     if constexpr (kShared) {
       stages.factors(finished)[thread] = __uint_as_float(of[0] << 23);
       stages.factors(finished)[thread + 128] = __uint_as_float(of[1] << 23);
@@ -278,10 +138,13 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
     const ExpertWeights& e = kShared ? p.shared : p.routed[tile.expert];
     const int first_row = at % p.row_tiles * (kGateUp ? kTileRows / 2 : kTileRows);
     const int row_bytes = kShared ? p.cols : p.cols / 2, scale_row = kShared ? p.cols / 128 : p.cols / 32;
-    const uint8_t* codes = static_cast<const uint8_t*>(matrix(e, row0).data) + int64_t{first_row + place(row0)} * row_bytes + part * 16;
+    const uint8_t* codes = static_cast<const uint8_t*>(matrix(e, row0).data) +
+                           int64_t{first_row + place(row0)} * row_bytes + part * 16;
     const int scale_place = first_row + place(thread);
-    const uint8_t* scale = matrix(e, thread).scale + int64_t{kShared ? scale_place / 128 : scale_place} * scale_row;
-    const int second = (kShared ? kHalfPlaces / 128 : kHalfPlaces) * scale_row;  // from a row's scales to those of the 128th after
+    const uint8_t* scale =
+        matrix(e, thread).scale + int64_t{kShared ? scale_place / 128 : scale_place} * scale_row;
+    const int second = (kShared ? kHalfPlaces / 128 : kHalfPlaces) *
+                       scale_row;  // from a row's scales to those of the 128th after
     uint32_t most = 0;
     if constexpr (!kShared) {
       const uint8_t* of = p.most_of(tile.expert, thread >> 3 & 1, scale_place, kGateUp);
@@ -291,8 +154,11 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
 #pragma unroll
     for (int i = 0; i < kTokensEach; ++i) {
       const int at_place = tile.begin + min(thread / 8 + 16 * i, tile.count - 1);
-      const int row = kShared ? static_cast<int>(p.in_first) + at_place : p.in_row ? p.in_row[at_place] : at_place;
-      token[i] = static_cast<uint32_t>(row) * static_cast<uint32_t>(p.cols) + static_cast<uint32_t>(thread % 8 * 16);
+      const int row = kShared    ? static_cast<int>(p.in_first) + at_place
+                      : p.in_row ? p.in_row[at_place]
+                                 : at_place;
+      token[i] =
+          static_cast<uint32_t>(row) * static_cast<uint32_t>(p.cols) + static_cast<uint32_t>(thread % 8 * 16);
     }
     const int groups = (tile.count + 31) / 32 * 2;  // of 16 tokens
     for (int block = 0; block < p.cols / 128; ++block) {
@@ -300,21 +166,26 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
       const uint32_t offset = static_cast<uint32_t>(stage * S::kBytes);
 #pragma unroll
       for (int i = 0; i < kRowsEach; ++i)
-        copy16(weights_to + offset + static_cast<uint32_t>(i * kRowStep * S::kRowBytes), codes + i * (kStepPlaces * row_bytes));
+        copy16(weights_to + offset + static_cast<uint32_t>(i * kRowStep * S::kRowBytes),
+               codes + i * (kStepPlaces * row_bytes));
 #pragma unroll
       for (int i = 0; i < kTokensEach; ++i)
-        if (i < groups) copy16(tokens_to + offset + static_cast<uint32_t>(i * 2048), p.in + (token[i] + static_cast<uint32_t>(block * 128)));
+        if (i < groups)
+          copy16(tokens_to + offset + static_cast<uint32_t>(i * 2048),
+                 p.in + (token[i] + static_cast<uint32_t>(block * 128)));
       asm volatile("cp.async.commit_group;" ::: "memory");
       if (issued >= S::kAhead) {
         asm volatile("cp.async.wait_group %0;" ::"n"(S::kAhead) : "memory");
         finish(scales[0], largest[0]);
       }
 #pragma unroll
-      for (int i = 0; i + 1 < S::kAhead; ++i) scales[i][0] = scales[i + 1][0], scales[i][1] = scales[i + 1][1], largest[i] = largest[i + 1];
+      for (int i = 0; i + 1 < S::kAhead; ++i)
+        scales[i][0] = scales[i + 1][0], scales[i][1] = scales[i + 1][1], largest[i] = largest[i + 1];
       if constexpr (kShared) {
         scales[S::kAhead - 1][0] = scale[0], scales[S::kAhead - 1][1] = scale[second];
       } else {
-        scales[S::kAhead - 1][0] = *reinterpret_cast<const uint32_t*>(scale), scales[S::kAhead - 1][1] = *reinterpret_cast<const uint32_t*>(scale + second);
+        scales[S::kAhead - 1][0] = *reinterpret_cast<const uint32_t*>(scale),
+                           scales[S::kAhead - 1][1] = *reinterpret_cast<const uint32_t*>(scale + second);
       }
       largest[S::kAhead - 1] = most;
       codes += S::kRowBytes;
@@ -338,10 +209,12 @@ __device__ void e2m1_to_e4m3(uint32_t w, uint2 table, uint32_t& low, uint32_t& h
 
 // One warpgroup's 128 rows of a tile of up to N tokens: the products, and what is made of them.
 template <bool kGateUp, bool kShared, int N>
-__device__ void consume(const Product& p, const Stages<kShared>& stages, ProductBarriers& bars, const std::byte* table, float* token_scale, const Tile& tile,
-                        int row_tile, int& stage, uint32_t& parity) {
+__device__ void consume(const Product& p, const Stages<kShared>& stages, ProductBarriers& bars,
+                        const std::byte* table, float* token_scale, const Tile& tile, int row_tile,
+                        int& stage, uint32_t& parity) {
   using S = Stages<kShared>;
-  const int group = static_cast<int>(threadIdx.x) / 128, warp = static_cast<int>(threadIdx.x) / 32 % 4, lane = static_cast<int>(threadIdx.x) % 32;
+  const int group = static_cast<int>(threadIdx.x) / 128, warp = static_cast<int>(threadIdx.x) / 32 % 4,
+            lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4, t = lane % 4;
   float sum[2][N / 2] = {};
   const int row = group * 128 + warp * 16 + g;  // and 8 more, and 64 more
@@ -357,7 +230,8 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int at = ((2 * t + i) ^ (g & 1)) * 16;
-          const uint4 top = *reinterpret_cast<const uint4*>(codes + at), low = *reinterpret_cast<const uint4*>(codes + 8 * S::kRowBytes + at);
+          const uint4 top = *reinterpret_cast<const uint4*>(codes + at),
+                      low = *reinterpret_cast<const uint4*>(codes + 8 * S::kRowBytes + at);
           a[2 * i][0] = top.x, a[2 * i][2] = top.y, a[2 * i + 1][0] = top.z, a[2 * i + 1][2] = top.w;
           a[2 * i][1] = low.x, a[2 * i][3] = low.y, a[2 * i + 1][1] = low.z, a[2 * i + 1][3] = low.w;
         }
@@ -365,7 +239,8 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
 #pragma unroll
         for (int j = 0; j < 4; ++j) multiply_e4m3(part, a[j], tokens + static_cast<uint64_t>(2 * j), j);
         multiply_commit();
-        const float top_factor = stages.factors(stage)[row + 64 * half], low_factor = stages.factors(stage)[row + 64 * half + 8];
+        const float top_factor = stages.factors(stage)[row + 64 * half],
+                    low_factor = stages.factors(stage)[row + 64 * half + 8];
         multiply_wait(part);
 #pragma unroll
         for (int i = 0; i < N / 2; i += 4) {
@@ -388,10 +263,13 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const std::byte* codes = stages.weights(stage) + (row + 64 * half) * S::kRowBytes + 16 * t;
-        const uint4 top = *reinterpret_cast<const uint4*>(codes), low = *reinterpret_cast<const uint4*>(codes + 8 * S::kRowBytes);
+        const uint4 top = *reinterpret_cast<const uint4*>(codes),
+                    low = *reinterpret_cast<const uint4*>(codes + 8 * S::kRowBytes);
         const auto* entries = reinterpret_cast<const uint8_t*>(stages.entries(stage) + row + 64 * half) + t;
-        const uint2 top_table = *reinterpret_cast<const uint2*>(table + entries[0]), low_table = *reinterpret_cast<const uint2*>(table + entries[32]);
-        const uint32_t top_words[4] = {top.x, top.y, top.z, top.w}, low_words[4] = {low.x, low.y, low.z, low.w};
+        const uint2 top_table = *reinterpret_cast<const uint2*>(table + entries[0]),
+                    low_table = *reinterpret_cast<const uint2*>(table + entries[32]);
+        const uint32_t top_words[4] = {top.x, top.y, top.z, top.w},
+                       low_words[4] = {low.x, low.y, low.z, low.w};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           e2m1_to_e4m3(top_words[j], top_table, a[half][j][0], a[half][j][2]);
@@ -402,7 +280,8 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) multiply_e4m3(sum[half], a[half][j], tokens + static_cast<uint64_t>(2 * j), 1);
+        for (int j = 0; j < 4; ++j)
+          multiply_e4m3(sum[half], a[half][j], tokens + static_cast<uint64_t>(2 * j), 1);
       }
       multiply_commit();
       multiply_wait(sum[0]);
@@ -415,12 +294,15 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
       const int top_row = row + 64 * half, low_row = top_row + 8;
       const int first_row = row_tile * (kGateUp ? kTileRows / 2 : kTileRows);
       auto factor = [&](int r) {
-        const uint32_t most = *p.most_of(tile.expert, r >> 3 & 1, first_row + (kGateUp ? (r >> 4) * 8 + (r & 7) : r), kGateUp);
+        const uint32_t most =
+            *p.most_of(tile.expert, r >> 3 & 1, first_row + (kGateUp ? (r >> 4) * 8 + (r & 7) : r), kGateUp);
         return __uint_as_float((most > 6 ? most - 6 : 0) << 23);
       };
       const float top_factor = factor(top_row), low_factor = factor(low_row);
 #pragma unroll
-      for (int i = 0; i < N / 2; i += 4) sum[half][i] *= top_factor, sum[half][i + 1] *= top_factor, sum[half][i + 2] *= low_factor, sum[half][i + 3] *= low_factor;
+      for (int i = 0; i < N / 2; i += 4)
+        sum[half][i] *= top_factor, sum[half][i + 1] *= top_factor, sum[half][i + 2] *= low_factor,
+            sum[half][i + 3] *= low_factor;
     }
   }
 
@@ -430,8 +312,10 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
     const float other = __shfl_xor_sync(~0u, odd ? first : second, 4);
     const int mine = column + (odd ? 1 : 0);
     if (mine < tile.count) {
-      const __nv_bfloat162 pair = odd ? __floats2bfloat162_rn(other, second) : __floats2bfloat162_rn(first, other);
-      *reinterpret_cast<__nv_bfloat162*>(p.out + (p.out_first + tile.begin + mine) * p.out_cols + (out_column & ~1)) = pair;
+      const __nv_bfloat162 pair =
+          odd ? __floats2bfloat162_rn(other, second) : __floats2bfloat162_rn(first, other);
+      *reinterpret_cast<__nv_bfloat162*>(p.out + (p.out_first + tile.begin + mine) * p.out_cols +
+                                         (out_column & ~1)) = pair;
     }
   };
   sync_threads<1, 256>();  // token_scale is there
@@ -441,7 +325,7 @@ __device__ void consume(const Product& p, const Stages<kShared>& stages, Product
     for (int i = 0; i < N / 2; i += 4) {
       const int column = i * 2 + 2 * t;
       const float first = token_scale[column], second = token_scale[column + 1];
-      const float *v = &sum[half][i];
+      const float* v = &sum[half][i];
       if constexpr (kGateUp) {
         auto swiglu = [&](float gate, float up) {
           gate = fminf(gate, p.limit);
@@ -493,66 +377,34 @@ __global__ __launch_bounds__(384, 1) void product_kernel(const __grid_constant__
       const Tile tile = tile_at<kShared>(p, at / p.row_tiles);
       if (threadIdx.x < kTileTokens) {
         const int place = tile.begin + min(static_cast<int>(threadIdx.x), tile.count - 1);
-        token_scale[turn][threadIdx.x] = p.in_scale[kShared ? p.in_first + place : p.in_row ? p.in_row[place] : place];
+        token_scale[turn][threadIdx.x] = p.in_scale[kShared    ? p.in_first + place
+                                                    : p.in_row ? p.in_row[place]
+                                                               : place];
       }
       const auto* entries = reinterpret_cast<const std::byte*>(table);
       auto consume_up_to = [&](auto tokens) {
-        consume<kGateUp, kShared, decltype(tokens)::value>(p, stages, bars, entries, token_scale[turn], tile, at % p.row_tiles, stage, parity);
+        consume<kGateUp, kShared, decltype(tokens)::value>(p, stages, bars, entries, token_scale[turn], tile,
+                                                           at % p.row_tiles, stage, parity);
       };
-      if (tile.count <= 32) consume_up_to(std::integral_constant<int, 32>());
-      else if (tile.count <= 64) consume_up_to(std::integral_constant<int, 64>());
-      else if (tile.count <= 96) consume_up_to(std::integral_constant<int, 96>());
-      else if (tile.count <= 112) consume_up_to(std::integral_constant<int, 112>());
-      else consume_up_to(std::integral_constant<int, 128>());
+      if (tile.count <= 32)
+        consume_up_to(std::integral_constant<int, 32>());
+      else if (tile.count <= 64)
+        consume_up_to(std::integral_constant<int, 64>());
+      else if (tile.count <= 96)
+        consume_up_to(std::integral_constant<int, 96>());
+      else if (tile.count <= 112)
+        consume_up_to(std::integral_constant<int, 112>());
+      else
+        consume_up_to(std::integral_constant<int, 128>());
     }
-  }
-}
-
-// ---- the sum ----
-
-struct Combination {
-  const int32_t* experts;
-  const float* weights;
-  int64_t experts_stride, weights_stride;
-  const int32_t* place_of;
-  const __nv_bfloat16* y;  // [T * k + T, dim]
-  float* out;
-  int64_t out_stride;
-  int tokens, k, dim;
-};
-
-__global__ __launch_bounds__(256) void combine_kernel(Combination c) {
-  __shared__ float weight[32];
-  __shared__ int64_t row[32];
-  let_next_kernel_start();
-  wait_for_last_kernel();
-  const int t = static_cast<int>(blockIdx.x), slot = static_cast<int>(threadIdx.x);
-  const int32_t* experts = c.experts + t * c.experts_stride;
-  if (slot < c.k) {
-    int rank = 0;  // ascending (expert, slot)
-    for (int s = 0; s < c.k; ++s) rank += experts[s] < experts[slot] || (experts[s] == experts[slot] && s < slot);
-    weight[rank] = c.weights[t * c.weights_stride + slot];
-    row[rank] = c.place_of[t * c.k + slot];
-  } else if (slot == c.k) {
-    weight[slot] = 1.f;
-    row[slot] = int64_t{c.tokens} * c.k + t;
-  }
-  __syncthreads();
-  for (int i = 4 * static_cast<int>(threadIdx.x); i < c.dim; i += 1024) {
-    float4 sum = {};
-    for (int s = 0; s <= c.k; ++s) {
-      const float4 y = load4(c.y + row[s] * c.dim + i);
-      const float w = weight[s];
-      sum = {fmaf(w, y.x, sum.x), fmaf(w, y.y, sum.y), fmaf(w, y.z, sum.z), fmaf(w, y.w, sum.w)};
-    }
-    *reinterpret_cast<float4*>(c.out + t * c.out_stride + i) = sum;
   }
 }
 
 // ---- the launches ----
 
 template <class... Formal, class... Actual>
-void launch(CudaContext& context, void (*kernel)(Formal...), dim3 blocks, int threads, size_t shared, Actual... args) {
+void launch(CudaContext& context, void (*kernel)(Formal...), dim3 blocks, int threads, size_t shared,
+            Actual... args) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
@@ -569,18 +421,27 @@ void launch(CudaContext& context, void (*kernel)(Formal...), dim3 blocks, int th
 template <bool kGateUp, bool kShared>
 void launch_product(CudaContext& context, const Product& p) {
   constexpr int kBytes = Stages<kShared>::kCount * Stages<kShared>::kBytes;
-  static const cudaError_t allowed = cudaFuncSetAttribute(product_kernel<kGateUp, kShared>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  static const cudaError_t allowed = cudaFuncSetAttribute(
+      product_kernel<kGateUp, kShared>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   KVASIR_CHECK(allowed == cudaSuccess, "{}", cudaGetErrorString(allowed));
   launch(context, product_kernel<kGateUp, kShared>, static_cast<unsigned>(context.sm_count), 384, kBytes, p);
 }
 
 void prefill_chunk(CudaContext& context, const ExpertsArgs& a, int64_t first, int64_t tokens) {
-  const int64_t dim = a.x.shape(1), inner = a.shared.w1.rows, k = a.experts.shape(1), experts = a.routed.shape(0), pairs = tokens * k;
+  const int64_t dim = a.x.shape(1), inner = a.shared.w1.rows, k = a.experts.shape(1),
+                experts = a.routed.shape(0), pairs = tokens * k;
   Scratch& scratch = context.scratch;
   Scratch::Scope scope(scratch);
-  Sorting s{a.experts.row(first), a.experts.stride(0), static_cast<int>(tokens), static_cast<int>(k), static_cast<int>(experts),
-            scratch.take<int32_t>(experts), scratch.take<int32_t>(pairs), scratch.take<int32_t>(pairs),
-            scratch.take<Tile>(experts + pairs / kTileTokens), scratch.take<int32_t>(1)};
+  Sorting s{a.experts.row(first),
+            a.experts.stride(0),
+            static_cast<int>(tokens),
+            static_cast<int>(k),
+            static_cast<int>(experts),
+            scratch.take<int32_t>(experts),
+            scratch.take<int32_t>(pairs),
+            scratch.take<int32_t>(pairs),
+            scratch.take<Tile>(experts + pairs / kTileTokens),
+            scratch.take<int32_t>(1)};
   launch(context, count_kernel, static_cast<unsigned>(experts), 256, 0, s);
   launch(context, place_kernel, static_cast<unsigned>(experts), 256, 0, s);
   auto* row_most = scratch.take<uint8_t>(experts * (2 * inner + dim));
@@ -589,7 +450,8 @@ void prefill_chunk(CudaContext& context, const ExpertsArgs& a, int64_t first, in
 
   auto* x = scratch.take<uint32_t>(tokens * dim / 4);
   auto* x_scale = scratch.take<float>(tokens);
-  launch(context, round_rows_kernel<float>, static_cast<unsigned>(tokens), 128, 0, a.x.row(first), a.x.stride(0), static_cast<int>(dim), x, x_scale);
+  launch(context, round_rows_kernel<float>, static_cast<unsigned>(tokens), 128, 0, a.x.row(first),
+         a.x.stride(0), static_cast<int>(dim), x, x_scale);
 
   // y comes after hidden has become e4m3: they share their memory.
   auto* wide = scratch.take<__nv_bfloat16>((pairs + tokens) * std::max(dim, inner));
@@ -615,7 +477,8 @@ void prefill_chunk(CudaContext& context, const ExpertsArgs& a, int64_t first, in
   launch_product<true, false>(context, p);
   p.out_first = pairs;
   launch_product<true, true>(context, p);
-  launch(context, round_rows_kernel<__nv_bfloat16>, static_cast<unsigned>(pairs + tokens), 128, 0, wide, inner, static_cast<int>(inner), hidden, hidden_scale);
+  launch(context, round_rows_kernel<__nv_bfloat16>, static_cast<unsigned>(pairs + tokens), 128, 0, wide,
+         inner, static_cast<int>(inner), hidden, hidden_scale);
 
   p.in = reinterpret_cast<const uint8_t*>(hidden);
   p.in_scale = hidden_scale;
@@ -628,22 +491,27 @@ void prefill_chunk(CudaContext& context, const ExpertsArgs& a, int64_t first, in
   p.in_first = p.out_first = pairs;
   launch_product<false, true>(context, p);
   launch(context, combine_kernel, static_cast<unsigned>(tokens), 256, 0,
-         Combination{a.experts.row(first), a.weights.row(first), a.experts.stride(0), a.weights.stride(0), s.place_of, wide, a.out.row(first), a.out.stride(0),
-                     static_cast<int>(tokens), static_cast<int>(k), static_cast<int>(dim)});
+         Combination{a.experts.row(first), a.weights.row(first), a.experts.stride(0), a.weights.stride(0),
+                     s.place_of, wide, a.out.row(first), a.out.stride(0), static_cast<int>(tokens),
+                     static_cast<int>(k), static_cast<int>(dim)});
 }
 
 }  // namespace
 
 bool experts_prefill_serves(const CudaContext& context, const ExpertsArgs& a) {
-  auto all = [](const ExpertWeights& e, WeightFormat f) { return e.w1.format == f && e.w2.format == f && e.w3.format == f; };
+  auto all = [](const ExpertWeights& e, WeightFormat f) {
+    return e.w1.format == f && e.w2.format == f && e.w3.format == f;
+  };
   const int64_t dim = a.x.shape(1), inner = a.routed_like.w1.rows;
-  return context.numerics == Numerics::kFast && !context.deterministic && all(a.routed_like, WeightFormat::kFp4Group32) &&
-         all(a.shared, WeightFormat::kFp8Block128) && a.shared.w1.rows == inner && dim % 256 == 0 && inner % 128 == 0 && a.experts.shape(1) < 32 &&
+  return context.numerics == Numerics::kFast && !context.deterministic &&
+         all(a.routed_like, WeightFormat::kFp4Group32) && all(a.shared, WeightFormat::kFp8Block128) &&
+         a.shared.w1.rows == inner && dim % 256 == 0 && inner % 128 == 0 && a.experts.shape(1) < 32 &&
          a.routed.shape(0) <= kMaxExperts && a.x.stride(0) % 4 == 0 && a.out.stride(0) % 4 == 0;
 }
 
 void experts_prefill(CudaContext& context, const ExpertsArgs& a) {
-  for (int64_t t = 0; t < a.x.shape(0); t += kTokensAtOnce) prefill_chunk(context, a, t, std::min(kTokensAtOnce, a.x.shape(0) - t));
+  for (int64_t t = 0; t < a.x.shape(0); t += kTokensAtOnce)
+    prefill_chunk(context, a, t, std::min(kTokensAtOnce, a.x.shape(0) - t));
 }
 
 }  // namespace kvasir::cuda

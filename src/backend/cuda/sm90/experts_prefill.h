@@ -1,4 +1,5 @@
-// The experts of many tokens under kFast: tokens grouped by expert, e4m3 activations, matrix products by warpgroups.
+// The experts of many tokens under kFast: tokens grouped by expert, e4m3 activations, matrix products by
+// warpgroups.
 #pragma once
 
 #include "backend/cuda/context.h"

@@ -1,22 +1,25 @@
-// The few instructions of sm_90 that the expert kernels are written in: barriers in shared memory, bulk copies, matrix
-// products of one warp, and the order between kernels of one stream.
+// The few instructions of sm_90 that the expert kernels are written in: barriers in shared memory, bulk
+// copies, matrix products of one warp, and the order between kernels of one stream.
 #pragma once
 
 #include <cstdint>
 
 namespace kvasir::cuda::ptx {
 
-__device__ inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+__device__ inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
 
 __device__ inline void barrier_init(uint64_t* barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
+               : "memory");
 }
 __device__ inline void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-// Arrives once `value` is there. What it was made of was loaded from memory that may be written again after the arrival, and
-// an arrival overtakes loads that still queue. So the arrival depends on the value; it is missing for one bit pattern of a
-// NaN that no arithmetic makes.
+// Arrives once `value` is there. What it was made of was loaded from memory that may be written again after
+// the arrival, and an arrival overtakes loads that still queue. So the arrival depends on the value; it is
+// missing for one bit pattern of a NaN that no arithmetic makes.
 __device__ inline void barrier_arrive_after(uint64_t* barrier, float value) {
   asm volatile(
       "{\n"
@@ -29,7 +32,9 @@ __device__ inline void barrier_arrive_after(uint64_t* barrier, float value) {
 }
 // One arrival that also announces `bytes` of copies.
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
 }
 // Waits until the phase of this parity has ended.
 __device__ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
@@ -45,7 +50,9 @@ __device__ inline void barrier_wait(uint64_t* barrier, uint32_t parity) {
       "r"(parity)
       : "memory");
 }
-__device__ inline void barrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ inline void barrier_init_done() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 // Threads of a block that share a named barrier.
 template <int kId, int kThreads>
@@ -55,16 +62,21 @@ __device__ inline void sync_threads() {
 
 // Copies `bytes` (a multiple of 16, both addresses too) from global to shared memory; `barrier` hears of it.
 __device__ inline void copy_to_shared(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
 }
 
 // d += a[16, 16] * b[16, 8], f16 in, f32 out.
-__device__ inline void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+__device__ inline void mma_f16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
+                               uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 // The next kernel of the stream may be set up from now on; it waits for this one's writes by itself.
