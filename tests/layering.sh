@@ -42,7 +42,7 @@ allowed() {
   local file=$1 from=$2 to=$3
   [[ $from == "$to" ]] && return 0
   [[ " ${sees[$from]} " == *" $to "* ]] && return 0
-  [[ $file == *_test.cc && $from == backend/* && $to == backend/reference ]]
+  [[ ( $file == *_test.cc || $file == *_test.h ) && $from == backend/* && $to == backend/reference ]]
 }
 
 count=0 wrong=0

@@ -129,9 +129,9 @@ void variants(Bench& b, Report& report) {
     for (int64_t m : {1, 8}) {
       for (int split : {1, 2, 4, 8}) {
         if (weight_bytes(s) / s.n / s.groups > split * 4096 || (s.groups > 1 && split == 1) || weight_bytes(s) / s.n / s.groups < split * 512) continue;
-        line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {split, 1, true}));
+        line(report, format("split %d", split).c_str(), s, m, stream_us(b, s, m, {.split = split}));
       }
-      line(report, "no dependent", s, m, stream_us(b, s, m, {0, 1, false}));
+      line(report, "no dependent", s, m, stream_us(b, s, m, {.dependent = false}));
     }
   }
 }

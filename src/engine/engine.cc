@@ -16,6 +16,7 @@
 namespace kvasir {
 namespace {
 
+constexpr int64_t kDeviceScratch = int64_t{2} << 30;  // of a device backend's ops, with room for what it allocates late
 constexpr double kCacheShare = 0.25,
                  kSnapshotShare = 0.0625;  // of the machine's memory, unless told otherwise
 
@@ -36,6 +37,23 @@ Status check_options(const EngineOptions& o) {
     return Error{ErrorCode::kInvalid, fmt::format("engine: draft_tokens {}: 0 to {} are possible",
                                                   o.draft_tokens, kRollbackSlack - 1)};
   return {};
+}
+
+// On the host a share of the machine; of a device all that weights, activations, running sequences and the scratch of
+// its ops leave.
+Result<int64_t> default_cache_bytes(const Model& model, const KvLayout& layout, Ops& ops, const RunnerOptions& r, int max_running) {
+  if (ops.memory().on_host()) return static_cast<int64_t>(kCacheShare * static_cast<double>(machine_bytes()));
+  KVASIR_TRY(int64_t available, ops.memory().available());
+  int64_t activations = Workspace::bytes(model.config, layout, r.max_step_tokens, r.max_logit_rows, r.mtp, ops);
+  int64_t states = max_running * layout.state_bytes;
+  int64_t left = available - activations - states - kDeviceScratch;
+  if (left < 2 * PagePool::kSlabPages * layout.page_bytes) {
+    return Error{ErrorCode::kBusy,
+                 fmt::format("the device has {:.2f} GB left beside the weights; activations of {} rows need {:.2f}, {} running sequences {:.2f}, "
+                             "scratch {:.2f}: nothing is left for the cache. Lower limits.step_tokens or limits.running, or load fewer layers",
+                             available * 1e-9, r.max_step_tokens, activations * 1e-9, max_running, states * 1e-9, kDeviceScratch * 1e-9)};
+  }
+  return left;
 }
 
 // A call from another thread, on its stack.
@@ -134,16 +152,17 @@ Result<std::unique_ptr<Engine>> Engine::make(const Model& model, std::unique_ptr
     return Error{ErrorCode::kUnsupported,
                  "drafts were asked for, but this checkpoint has no MTP block that kvasir can use"};
   KvLayout layout = KvLayout::make(model.config, ops->numerics());
-  if (options.cache_bytes <= 0)
-    options.cache_bytes = static_cast<int64_t>(kCacheShare * static_cast<double>(machine_bytes()));
   if (options.snapshot_bytes <= 0)
     options.snapshot_bytes = static_cast<int64_t>(kSnapshotShare * static_cast<double>(machine_bytes()));
 
   RunnerOptions r;
   r.max_logit_rows = options.max_running + int64_t{options.draft_max_running} * options.draft_tokens;
   r.max_step_tokens = std::max(options.step_tokens, r.max_logit_rows);
-  r.max_pages = options.cache_bytes / std::max<int64_t>(1, layout.page_bytes);
   r.mtp = options.draft_tokens > 0;
+  if (options.cache_bytes <= 0) {
+    KVASIR_TRY(options.cache_bytes, default_cache_bytes(model, layout, *ops, r, options.max_running));
+  }
+  r.max_pages = options.cache_bytes / std::max<int64_t>(1, layout.page_bytes);
   if (r.max_pages < 2) {
     return Error{
         ErrorCode::kInvalid,

@@ -16,7 +16,7 @@ Runner::Runner(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions
 Result<std::unique_ptr<Runner>> Runner::make(const Model& model, std::unique_ptr<Ops> ops, const RunnerOptions& options) {
   std::unique_ptr<Runner> r(new Runner(model, std::move(ops), options));
   KVASIR_TRY(r->ws_, Workspace::make(model.config, r->layout_, options.max_step_tokens, options.max_logit_rows, options.mtp,
-                                        r->ops_->memory()));
+                                        *r->ops_));
   r->ids_.reserve(options.max_step_tokens);
   r->positions_.reserve(options.max_step_tokens);
   r->logit_rows_.reserve(options.max_logit_rows);

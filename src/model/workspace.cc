@@ -34,7 +34,7 @@ class Carver {
 
 int64_t lay_out(Workspace& w, const ModelConfig& c, const KvLayout& layout, bool with_mtp, std::byte* base) {
   Carver a(base);
-  int64_t t = w.max_tokens, block = std::min(t, kAttentionBlock), pairs = c.rope_dim / 2;
+  int64_t t = w.max_tokens, block = w.block_rows, pairs = c.rope_dim / 2;
   a.carve(w.streams, {t, c.hc, c.dim});
   a.carve(w.x, {t, c.dim});
   a.carve(w.y, {t, c.dim});
@@ -67,8 +67,8 @@ int64_t lay_out(Workspace& w, const ModelConfig& c, const KvLayout& layout, bool
 
 // The parts of a step's description, at fixed places for a workspace of this size.
 struct StepParts {
-  explicit StepParts(int64_t max_tokens, int64_t max_logit_rows) {
-    int64_t pieces = max_tokens + max_tokens / kAttentionBlock + 1;
+  explicit StepParts(const Workspace& w) {
+    int64_t max_tokens = w.max_tokens, max_logit_rows = w.max_logit_rows, pieces = max_tokens + max_tokens / w.block_rows + 1;
     positions = ids + max_tokens * kId;
     row_sequence = positions + max_tokens * kId;
     logit_rows = row_sequence + max_tokens * kId;
@@ -86,23 +86,36 @@ int64_t length_bound(int64_t length) {
   return bound;
 }
 
-}  // namespace
+// The sizing pass needs a non-null base only so that no arithmetic is done on a null pointer.
+alignas(64) std::byte nowhere[64];
 
-Result<Workspace> Workspace::make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens,
-                                  int64_t max_logit_rows, bool with_mtp, Memory& memory) {
+Workspace sized(int64_t max_tokens, int64_t max_logit_rows, const Ops& ops) {
   Workspace w;
   w.max_tokens = max_tokens;
   w.max_logit_rows = max_logit_rows;
-  w.memory_ = &memory;
-  // The sizing pass needs a non-null base only so that no arithmetic is done on a null pointer.
-  alignas(64) static std::byte nowhere[64];
+  w.block_rows = std::min(max_tokens, ops.attention_rows());
+  return w;
+}
+
+}  // namespace
+
+Result<Workspace> Workspace::make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens,
+                                  int64_t max_logit_rows, bool with_mtp, Ops& ops) {
+  Workspace w = sized(max_tokens, max_logit_rows, ops);
+  w.memory_ = &ops.memory();
   KVASIR_TRY(w.activations_,
-             memory.allocate(lay_out(w, config, layout, with_mtp, nowhere), "the activations of a step"));
+             w.memory_->allocate(lay_out(w, config, layout, with_mtp, nowhere), "the activations of a step"));
   lay_out(w, config, layout, with_mtp, w.activations_.data());
-  StepParts parts(max_tokens, max_logit_rows);
-  KVASIR_TRY(w.step_, memory.allocate(parts.bytes, "the description of a step"));
+  StepParts parts(w);
+  KVASIR_TRY(w.step_, w.memory_->allocate(parts.bytes, "the description of a step"));
   w.staging_.resize(static_cast<size_t>(parts.bytes));
   return w;
+}
+
+int64_t Workspace::bytes(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens, int64_t max_logit_rows,
+                         bool with_mtp, const Ops& ops) {
+  Workspace w = sized(max_tokens, max_logit_rows, ops);
+  return lay_out(w, config, layout, with_mtp, nowhere) + StepParts(w).bytes;
 }
 
 void Workspace::load(const Batch& batch) {
@@ -110,7 +123,7 @@ void Workspace::load(const Batch& batch) {
   KVASIR_CHECK(rows <= max_tokens, "a step of {} tokens in a workspace for {}", rows, max_tokens);
   auto wanted = static_cast<int64_t>(batch.logit_rows.size());
   KVASIR_CHECK(wanted <= max_logit_rows, "{} rows of logits in a workspace for {}", wanted, max_logit_rows);
-  StepParts parts(max_tokens, max_logit_rows);
+  StepParts parts(*this);
   std::byte *stage = staging_.data(), *there = step_.data();
   auto put = [&](int64_t at, std::span<const int32_t> values) {
     std::copy(values.begin(), values.end(), reinterpret_cast<int32_t*>(stage + at));
@@ -127,12 +140,12 @@ void Workspace::load(const Batch& batch) {
   for (const CacheSequence& sequence : batch.sequences) {
     for (int64_t done = 0; done < sequence.span.tokens;) {
       int64_t row = sequence.span.first_row + done;
-      if (blocks.empty() || blocks.back().rows == kAttentionBlock) {
+      if (blocks.empty() || blocks.back().rows == block_rows) {
         auto* first = reinterpret_cast<const CacheSequence*>(there + parts.sequences) + piece_count;
         blocks.push_back({row, 0, {{first, {0}}, {}, 0, 0}});
       }
       Block& b = blocks.back();
-      int64_t n = std::min(sequence.span.tokens - done, kAttentionBlock - b.rows), start = sequence.span.start + done;
+      int64_t n = std::min(sequence.span.tokens - done, block_rows - b.rows), start = sequence.span.start + done;
       CacheSequence& piece = pieces[piece_count++] = sequence;
       piece.span = {b.rows, n, start};
       int64_t number = b.batch.sequences.shape(0);

@@ -1,6 +1,6 @@
 // Workspace: one step's input and activations where the backend computes, from one allocation made at start.
 //
-// Attention works on blocks of at most kAttentionBlock rows, since its activations are the widest
+// Attention works on blocks of at most Ops::attention_rows rows, since its activations are the widest
 // (num_heads * head_dim per row) and gain nothing from more rows; the experts see all rows of the step
 // at once, since more rows per expert is what makes them efficient.
 #pragma once
@@ -16,11 +16,10 @@
 
 namespace kvasir {
 
-inline constexpr int64_t kAttentionBlock = 512;
-
 struct Workspace {
   int64_t max_tokens = 0;      // rows of a step
   int64_t max_logit_rows = 0;
+  int64_t block_rows = 0;      // of attention, at most
 
   // The step: what load() has brought. Nothing of it is read on the host.
   int64_t rows = 0;            // T
@@ -66,9 +65,12 @@ struct Workspace {
   };
   std::vector<Block> blocks;  // refilled by each step; capacity is kept
 
-  // `memory` outlives the workspace.
+  // `ops` outlives the workspace.
   static Result<Workspace> make(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens,
-                                int64_t max_logit_rows, bool with_mtp, Memory& memory);
+                                int64_t max_logit_rows, bool with_mtp, Ops& ops);
+  // What make() would allocate.
+  static int64_t bytes(const ModelConfig& config, const KvLayout& layout, int64_t max_tokens, int64_t max_logit_rows,
+                       bool with_mtp, const Ops& ops);
   // Cuts a step into attention blocks and takes what describes it to the backend.
   void load(const Batch& batch);
   // Of the loaded step, for the given pass over it.

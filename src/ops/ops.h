@@ -48,6 +48,8 @@ class Ops {
   virtual Numerics numerics() const = 0;
   // Where it computes: what every view of the Args points into.
   virtual Memory& memory() { return host_memory(); }
+  // Rows that attention should work on at a time: its activations are the widest, and more rows than this gain nothing.
+  virtual int64_t attention_rows() const { return 512; }
   // Calls `enqueue`, which calls ops. A backend may record what is enqueued and, when a step of the same shape comes
   // again, replay the record without the call: all that changes between such steps lies in its memory.
   virtual Status run_step(const StepShape& shape, const std::function<void()>& enqueue) {

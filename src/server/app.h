@@ -92,6 +92,8 @@ class App {
   Request engine_request(const Call& call, Prepared& prepared);
   std::optional<ApiError> submit(Call& call, Prepared& prepared);
   SseEvents take_events(const Call& call, Prepared& prepared);
+  std::chrono::steady_clock::duration next_sign_of_life(const Prepared& prepared) const;
+  bool sign_of_life_is_due(const Prepared& prepared) const;
   Task<> stream_answer(Call& call, Prepared& prepared);
   Task<> whole_answer(Call& call, Prepared& prepared);
   void settle(Call& call, Prepared& prepared);

@@ -42,6 +42,7 @@ struct App::Prepared {
   std::unique_ptr<ResponseFormatter> formatter;
   std::unique_ptr<AnswerInProgress> answer;  // borrows chat and formatter
   bool has_token = false;
+  Clock::time_point last_sent = Clock::now();
 };
 
 }  // namespace kvasir

@@ -16,11 +16,8 @@
 namespace kvasir {
 namespace {
 
-using namespace std::chrono_literals;
-
 // Bodies up to this are read on the network thread: they cost less than a step of the engine.
 constexpr size_t kSmallBody = 64 << 10;
-constexpr auto kKeepAlive = 8s;  // STR-1 asks for 10 at most
 
 Result<ChatRequest> parse(Dialect dialect, std::string_view body, const ApiOptions& options) {
   switch (dialect) {
@@ -187,6 +184,17 @@ SseEvents App::take_events(const Call& call, Prepared& p) {
   return events;
 }
 
+// Counted from what was sent last, not from the engine's last news: a long prefill has much of that and
+// nothing to send.
+Clock::duration App::next_sign_of_life(const Prepared& p) const {
+  auto interval = std::chrono::duration<double>(parts_.settings.keep_alive_seconds);
+  return p.last_sent + std::chrono::duration_cast<Clock::duration>(interval) - Clock::now();
+}
+
+bool App::sign_of_life_is_due(const Prepared& p) const {
+  return next_sign_of_life(p) <= Clock::duration::zero();
+}
+
 Task<> App::stream_answer(Call& call, Prepared& p) {
   SseWriter sse(call.out);
   bool there = co_await sse.begin();
@@ -194,15 +202,14 @@ Task<> App::stream_answer(Call& call, Prepared& p) {
   while (!p.answer->ended()) {
     SseEvents events = take_events(call, p);
     if (p.answer->failure()) p.formatter->fail(*p.answer->failure(), events);
+    if (events.empty() && !p.answer->ended() && sign_of_life_is_due(p)) p.formatter->keep_alive(events);
     std::string bytes = sse_bytes(events);
-    if (!bytes.empty()) co_await call.out.write(bytes);
+    if (!bytes.empty()) {
+      p.last_sent = Clock::now();
+      co_await call.out.write(bytes);
+    }
     if (p.answer->ended()) break;
-    bool notified = co_await call.out.signal().wait(kKeepAlive);
-    if (notified || !call.out.connected()) continue;
-    SseEvents idle;
-    p.formatter->keep_alive(idle);
-    bytes = sse_bytes(idle);
-    co_await call.out.write(bytes);
+    co_await call.out.signal().wait(next_sign_of_life(p));
   }
   settle(call, p);
   if (call.out.connected()) co_await sse.finish();
@@ -212,13 +219,16 @@ Task<> App::whole_answer(Call& call, Prepared& p) {
   while (!p.answer->ended()) {
     take_events(call, p);  // nothing is sent before the end
     if (p.answer->ended()) break;
-    bool notified = co_await call.out.signal().wait(kKeepAlive);
-    if (notified || !call.out.connected()) continue;
-    // A client that waits long sees blank lines before the body (protocol 5.3); until then the status stays
-    // open.
-    std::vector<HttpHeader> headers = json_headers();
-    if (!call.out.started()) co_await call.out.begin(200, headers);
-    co_await call.out.write("\n");
+    bool due = sign_of_life_is_due(p);
+    if (due) p.last_sent = Clock::now();
+    if (due && call.out.connected()) {
+      // A client that waits long sees blank lines before the body (protocol 5.3); until then the status stays
+      // open.
+      std::vector<HttpHeader> headers = json_headers();
+      if (!call.out.started()) co_await call.out.begin(200, headers);
+      co_await call.out.write("\n");
+    }
+    co_await call.out.signal().wait(next_sign_of_life(p));
   }
   settle(call, p);
   if (!call.out.connected()) co_return;

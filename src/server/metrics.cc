@@ -112,6 +112,8 @@ struct Metrics::Families {
     raise(cache_events, "event", "page_evicted", static_cast<double>(m.cache.evicted_pages));
     raise(cache_events, "event", "snapshot_evicted", static_cast<double>(m.cache.evicted_snapshots));
     raise(cache_events, "event", "corrupt_record", static_cast<double>(m.cache.corrupt_records));
+    raise(cache_events, "event", "early_start", static_cast<double>(m.early_starts));
+    raise(cache_events, "event", "early_loss", static_cast<double>(m.early_losses));
     raise(cache_events, "event", "disk_error", static_cast<double>(m.cache.disk_errors));
     sequences.Add({{"state", "running"}}).Set(static_cast<double>(m.running));
     sequences.Add({{"state", "restoring"}}).Set(static_cast<double>(m.restoring));

@@ -231,6 +231,9 @@ std::vector<Setting> server_settings() {
                    "Hashed API keys (kvasir key); default: any key is accepted", &Settings::key_file),
       seconds_setting("server.drain_seconds", "--drain", "How long running requests may go on after SIGTERM",
                       &Settings::drain_seconds),
+      number_setting<double>("server.keep_alive_seconds", "--keep-alive",
+                             "A sign of life to whoever waits for an answer so often", &Settings::keep_alive_seconds,
+                             0.1, 10.0, "SECONDS"),
   };
 }
 

@@ -40,6 +40,7 @@ struct Settings {
   std::string tls_certificate, tls_key;
   std::string key_file;  // empty: every key is accepted, as a local server does
   double drain_seconds = 30;
+  double keep_alive_seconds = 8;  // STR-1 asks for 10 at most
 
   // limits
   int64_t max_connections = 4096;

@@ -175,7 +175,7 @@ class EarlyStart : public testing::TestWithParam<Numerics> {
  protected:
   // The bundled model's last section is that of layer 6: the layers before it need none of the last read's
   // bytes.
-  static constexpr const char *kBeforeLast = "layers.5.out", *kLast = "layers.6.out";
+  static constexpr const char *kBeforeLast = "layers.5.ffn.out", *kLast = "layers.6.ffn.out";
 
   void SetUp() override {
     first_ = ask(*engine_on(dir_.path(), GetParam()), with_logits(greedy(prompt_, 4)));

@@ -33,7 +33,8 @@ TEST(Engine, GivesTheTokensThatTheRunnerAloneWouldGive) {
   for (Numerics numerics : {Numerics::kExact, Numerics::kNative}) {
     std::vector<int32_t> prompt = some_prompt(200);
     auto ops = make_ops({tested_backend(), numerics, {}, 2});
-    auto runner = Runner::make(placed(nano(), **ops), *std::move(ops), {});
+    const Model& model = placed(nano(), **ops);
+    auto runner = Runner::make(model, *std::move(ops), {});
     ASSERT_TRUE(runner);
     auto sequence = (*runner)->make_sequence();
     std::vector<int32_t> want, input = prompt;

@@ -343,6 +343,27 @@ TEST_F(ServeTest, SessionsAreListedForkedSavedAndForgotten) {
   EXPECT_EQ(again.json["usage"]["prompt_cache_hit_tokens"], 0) << again.text;
 }
 
+// STR-1. During a prefill the engine has news all the time, and none of it is for the client.
+TEST_F(ServeTest, ALongPrefillIsFullOfSignsOfLife) {
+  Settings s = settings();
+  s.keep_alive_seconds = 0.1;
+  s.step_tokens = 64;
+  start(s);
+  Json request = chat(filler(12000), 2);
+  request["stream"] = true;
+  std::string text = post("/v1/chat/completions", request).text;
+  EXPECT_NE(text.find("[DONE]"), std::string::npos);
+  std::string before = text.substr(0, text.find("\"finish_reason\":\"length\""));
+  size_t signs = 0;
+  for (size_t at = 0; (at = before.find(": keep-alive\n", at)) != std::string::npos; ++at) ++signs;
+  EXPECT_GE(signs, 3u) << "in a prefill of some seconds";
+
+  request["messages"][0]["content"] = "Other. " + filler(12000);
+  request["stream"] = false;
+  std::string body = post("/v1/chat/completions", request).text;
+  EXPECT_EQ(body.substr(0, 3), "\n\n\n");
+}
+
 TEST_F(ServeTest, ManyStreamsAtOnceAllEnd) {
   start(settings());
   std::atomic<int> good{0};

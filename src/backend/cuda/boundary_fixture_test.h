@@ -23,7 +23,9 @@ namespace kvasir::cuda::rows_test {
 // A context on the default stream.
 class Rows {
  public:
-  explicit Rows(Numerics numerics) : memory_(std::move(*CudaMemory::make(nullptr))), scratch_(*memory_) { context_.numerics = numerics; }
+  explicit Rows(Numerics numerics) : memory_(std::move(*CudaMemory::make(nullptr))), scratch_(*memory_) {
+    context_.numerics = numerics;
+  }
   CudaContext& context() { return context_; }
 
  private:
@@ -40,7 +42,8 @@ class Mirror {
     int64_t n = 1;
     for (int64_t d : dims) n *= d;
     data.resize(n);
-    KVASIR_EXPECT_CUDA(cudaMalloc(reinterpret_cast<void**>(&device_), std::max<size_t>(16, data.size() * sizeof(T))));
+    KVASIR_EXPECT_CUDA(
+        cudaMalloc(reinterpret_cast<void**>(&device_), std::max<size_t>(16, data.size() * sizeof(T))));
   }
   ~Mirror() { cudaFree(device_); }
   Mirror(const Mirror&) = delete;
@@ -48,7 +51,9 @@ class Mirror {
 
   View<T, Rank> host() { return {data.data(), shape}; }
   View<T, Rank> device() const { return {device_, shape}; }
-  void up() { KVASIR_EXPECT_CUDA(cudaMemcpy(device_, data.data(), data.size() * sizeof(T), cudaMemcpyHostToDevice)); }
+  void up() {
+    KVASIR_EXPECT_CUDA(cudaMemcpy(device_, data.data(), data.size() * sizeof(T), cudaMemcpyHostToDevice));
+  }
   std::vector<T> down() const {
     std::vector<T> out(data.size());
     KVASIR_EXPECT_CUDA(cudaDeviceSynchronize());

@@ -46,6 +46,7 @@ class CudaOps final : public Ops {
 
   Numerics numerics() const override { return context_.numerics; }
   Memory& memory() override { return *memory_; }
+  int64_t attention_rows() const override { return 4096; }
   Status run_step(const StepShape& shape, const std::function<void()>& enqueue) override {
     use_device(device_);
     return graphs_.run(shape, enqueue);

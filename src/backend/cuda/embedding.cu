@@ -15,14 +15,16 @@ __device__ float e8m0_value(uint8_t code) {
 
 __device__ float e4m3_value(uint8_t code) {
   int exponent = (code >> 3) & 15, mantissa = code & 7;
-  float size = exponent == 0 ? ldexpf(static_cast<float>(mantissa), -9) : ldexpf(static_cast<float>(8 + mantissa), exponent - 10);
+  float size = exponent == 0 ? ldexpf(static_cast<float>(mantissa), -9)
+                             : ldexpf(static_cast<float>(8 + mantissa), exponent - 10);
   if ((code & 0x7f) == 0x7f) size = __uint_as_float(0x7fc00000u);
   return (code & 0x80) ? -size : size;
 }
 
 __device__ float e2m1_value(uint8_t nibble) {
   int exponent = (nibble >> 1) & 3, mantissa = nibble & 1;
-  float size = exponent == 0 ? 0.5f * static_cast<float>(mantissa) : ldexpf(static_cast<float>(2 + mantissa), exponent - 2);
+  float size = exponent == 0 ? 0.5f * static_cast<float>(mantissa)
+                             : ldexpf(static_cast<float>(2 + mantissa), exponent - 2);
   return (nibble & 8) ? -size : size;
 }
 
@@ -30,21 +32,26 @@ __device__ float e2m1_value(uint8_t nibble) {
 __device__ float element(const WeightMatrix& w, int64_t row, int64_t k) {
   const auto* data = static_cast<const uint8_t*>(w.data);
   switch (w.format) {
-    case WeightFormat::kF32: return reinterpret_cast<const float*>(data)[row * w.cols + k];
+    case WeightFormat::kF32:
+      return reinterpret_cast<const float*>(data)[row * w.cols + k];
     case WeightFormat::kBf16:
-      return __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(data)[row * w.cols + k]) << 16);
+      return __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(data)[row * w.cols + k])
+                             << 16);
     case WeightFormat::kFp8Block128:
-      return e4m3_value(data[row * w.cols + k]) * e8m0_value(w.scale[row / 128 * ((w.cols + 127) / 128) + k / 128]);
+      return e4m3_value(data[row * w.cols + k]) *
+             e8m0_value(w.scale[row / 128 * ((w.cols + 127) / 128) + k / 128]);
     case WeightFormat::kFp4Group32: {
       uint8_t pair = data[row * (w.cols / 2) + k / 2];
       return e2m1_value((k & 1) ? pair >> 4 : pair & 15) * e8m0_value(w.scale[row * (w.cols / 32) + k / 32]);
     }
-    case WeightFormat::kNone: break;
+    case WeightFormat::kNone:
+      break;
   }
   return __uint_as_float(0x7fc00000u);
 }
 
-__global__ void __launch_bounds__(kThreads) gather_any(WeightMatrix w, const int32_t* ids, float* out, int copies) {
+__global__ void __launch_bounds__(kThreads)
+    gather_any(WeightMatrix w, const int32_t* ids, float* out, int copies) {
   int64_t row = ids[blockIdx.x];
   float* first = out + static_cast<int64_t>(blockIdx.x) * copies * w.cols;
   for (int64_t k = threadIdx.x; k < w.cols; k += kThreads) {
@@ -54,7 +61,8 @@ __global__ void __launch_bounds__(kThreads) gather_any(WeightMatrix w, const int
 }
 
 // bf16 rows of a multiple of 8 values: 16-byte loads and stores.
-__global__ void __launch_bounds__(kThreads) gather_bf16(const uint4* table, const int32_t* ids, float4* out, int chunks, int copies) {
+__global__ void __launch_bounds__(kThreads)
+    gather_bf16(const uint4* table, const int32_t* ids, float4* out, int chunks, int copies) {
   ptx::let_next_start();
   ptx::wait_for_previous();
   const uint4* row = table + static_cast<int64_t>(ids[blockIdx.x]) * chunks;
@@ -72,13 +80,15 @@ __global__ void __launch_bounds__(kThreads) gather_bf16(const uint4* table, cons
   }
 }
 
-void gather(CudaContext& context, const WeightMatrix& table, View<const int32_t, 1> ids, float* out, int64_t copies) {
+void gather(CudaContext& context, const WeightMatrix& table, View<const int32_t, 1> ids, float* out,
+            int64_t copies) {
   if (ids.shape(0) == 0) return;
   KVASIR_CHECK(!table.empty() && ids.dense(), "ids with stride {} or an absent table", ids.stride(0));
   auto blocks = static_cast<unsigned>(ids.shape(0));
   if (table.format == WeightFormat::kBf16 && table.cols % 8 == 0) {
-    launch_dependent(context.stream, gather_bf16, blocks, kThreads, static_cast<const uint4*>(table.data), ids.data(),
-                     reinterpret_cast<float4*>(out), static_cast<int>(table.cols / 8), static_cast<int>(copies));
+    launch_dependent(context.stream, gather_bf16, blocks, kThreads, static_cast<const uint4*>(table.data),
+                     ids.data(), reinterpret_cast<float4*>(out), static_cast<int>(table.cols / 8),
+                     static_cast<int>(copies));
   } else {
     gather_any<<<blocks, kThreads, 0, context.stream>>>(table, ids.data(), out, static_cast<int>(copies));
   }
@@ -87,14 +97,15 @@ void gather(CudaContext& context, const WeightMatrix& table, View<const int32_t,
 }  // namespace
 
 void embed(CudaContext& context, const EmbedArgs& a) {
-  KVASIR_CHECK(a.table.cols == a.streams.shape(2) && a.streams.shape(0) == a.ids.shape(0) && a.streams.dense(),
-               "{} rows of {} into {} of {}", a.ids.shape(0), a.table.cols, a.streams.shape(0), a.streams.shape(2));
+  KVASIR_CHECK(
+      a.table.cols == a.streams.shape(2) && a.streams.shape(0) == a.ids.shape(0) && a.streams.dense(),
+      "{} rows of {} into {} of {}", a.ids.shape(0), a.table.cols, a.streams.shape(0), a.streams.shape(2));
   gather(context, a.table, a.ids, a.streams.data(), a.streams.shape(1));
 }
 
 void gather_embedding(CudaContext& context, const GatherEmbeddingArgs& a) {
-  KVASIR_CHECK(a.table.cols == a.out.shape(1) && a.out.shape(0) == a.ids.shape(0) && a.out.dense(), "{} rows of {} into {} of {}",
-               a.ids.shape(0), a.table.cols, a.out.shape(0), a.out.shape(1));
+  KVASIR_CHECK(a.table.cols == a.out.shape(1) && a.out.shape(0) == a.ids.shape(0) && a.out.dense(),
+               "{} rows of {} into {} of {}", a.ids.shape(0), a.table.cols, a.out.shape(0), a.out.shape(1));
   gather(context, a.table, a.ids, a.out.data(), 1);
 }
 

@@ -1,4 +1,5 @@
-// hc_pre, hc_post and hc_head for any shape, a block a token; the fused boundary is in sm90/boundary_cluster.cu.
+// hc_pre, hc_post and hc_head for any shape, a block a token; the fused boundary is in
+// sm90/boundary_cluster.cu.
 #include "backend/cuda/hyper_connection.h"
 
 #include "backend/cuda/norm.h"
@@ -12,10 +13,11 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kMaxStreams = 8;
 
-// m = (f . fn^T) * rsqrt(mean(f^2) + eps) over one token's n values, into `m` (shared); ends with a barrier. Four rows of fn
-// at a time.
+// m = (f . fn^T) * rsqrt(mean(f^2) + eps) over one token's n values, into `m` (shared); ends with a barrier.
+// Four rows of fn at a time.
 template <class Sum>
-__device__ void mixing_logits(const float* f, const float* fn, int64_t n, int outputs, float eps, Sum* space, Sum* m) {
+__device__ void mixing_logits(const float* f, const float* fn, int64_t n, int outputs, float eps, Sum* space,
+                              Sum* m) {
   constexpr int kRows = 4;
   Sum squares = 0, inverse = 0;
   for (int first = 0; first < outputs; first += kRows) {
@@ -28,7 +30,8 @@ __device__ void mixing_logits(const float* f, const float* fn, int64_t n, int ou
       for (int r = 0; r < kRows; ++r)
         if (first + r < outputs) dot[r] += value * fn[(first + r) * n + i];
     }
-    if (first == 0) inverse = inverse_root<Sum>(block_sum(squares, space) / static_cast<Sum>(n) + static_cast<Sum>(eps));
+    if (first == 0)
+      inverse = inverse_root<Sum>(block_sum(squares, space) / static_cast<Sum>(n) + static_cast<Sum>(eps));
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       __syncthreads();
@@ -39,7 +42,8 @@ __device__ void mixing_logits(const float* f, const float* fn, int64_t n, int ou
   }
 }
 
-// spec 6.2 over a[hc][hc] in shared memory, by the first hc threads of one warp: each takes a row, then a column.
+// spec 6.2 over a[hc][hc] in shared memory, by the first hc threads of one warp: each takes a row, then a
+// column.
 template <class Sum>
 __device__ void sinkhorn(Sum* a, int hc, int iterations, Sum eps) {
   int line = threadIdx.x;
@@ -70,7 +74,8 @@ __device__ void sinkhorn(Sum* a, int hc, int iterations, Sum eps) {
 }
 
 template <class Policy>
-__device__ void collapse(const float* streams, const typename Policy::Sum* pre, int hc, int64_t dim, float* x) {
+__device__ void collapse(const float* streams, const typename Policy::Sum* pre, int hc, int64_t dim,
+                         float* x) {
   for (int64_t e = threadIdx.x; e < dim; e += kThreads) {
     typename Policy::Sum sum = 0;
     for (int s = 0; s < hc; ++s) sum += pre[s] * streams[s * dim + e];
@@ -89,7 +94,8 @@ struct PreParams {
 template <class Policy>
 __global__ void __launch_bounds__(kThreads) pre_any(PreParams p) {
   using Sum = typename Policy::Sum;
-  __shared__ Sum space[33], m[(2 + kMaxStreams) * kMaxStreams], pre[kMaxStreams], comb[kMaxStreams * kMaxStreams];
+  __shared__ Sum space[33], m[(2 + kMaxStreams) * kMaxStreams], pre[kMaxStreams],
+      comb[kMaxStreams * kMaxStreams];
   int hc = p.hc, squared = hc * hc, i = threadIdx.x;
   int64_t t = blockIdx.x;
   const float* streams = p.streams + t * hc * p.dim;
@@ -122,14 +128,15 @@ __global__ void __launch_bounds__(kThreads) head_any(HeadParams p) {
   __shared__ Sum space[33], m[kMaxStreams], pre[kMaxStreams];
   const float* streams = p.streams + static_cast<int64_t>(p.rows[blockIdx.x]) * p.hc * p.dim;
   mixing_logits<Sum>(streams, p.fn, p.hc * p.dim, p.hc, p.norm_eps, space, m);
-  if (threadIdx.x < p.hc) pre[threadIdx.x] = sigmoid<Sum>(m[threadIdx.x] * p.scale[0] + p.base[threadIdx.x]) + p.hc_eps;
+  if (threadIdx.x < p.hc)
+    pre[threadIdx.x] = sigmoid<Sum>(m[threadIdx.x] * p.scale[0] + p.base[threadIdx.x]) + p.hc_eps;
   __syncthreads();
   collapse<Policy>(streams, pre, p.hc, p.dim, p.x + blockIdx.x * p.dim);
 }
 
 template <class Policy>
-__global__ void __launch_bounds__(kThreads) post_any(const float* y, const float* post, const float* comb, float* streams, int hc,
-                                                     int64_t dim) {
+__global__ void __launch_bounds__(kThreads)
+    post_any(const float* y, const float* post, const float* comb, float* streams, int hc, int64_t dim) {
   using Sum = typename Policy::Sum;
   int64_t t = blockIdx.y, e = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (e >= dim) return;
@@ -149,7 +156,8 @@ __global__ void __launch_bounds__(kThreads) post_any(const float* y, const float
 }
 
 template <class Policy>
-__global__ void __launch_bounds__(kThreads) join_any(const float* h, const float* e, float* streams, int hc, int64_t dim, int64_t count) {
+__global__ void __launch_bounds__(kThreads)
+    join_any(const float* h, const float* e, float* streams, int hc, int64_t dim, int64_t count) {
   using Sum = typename Policy::Sum;
   int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < count) streams[i] = rounded<Policy>(static_cast<Sum>(h[i]) + e[i / (hc * dim) * dim + i % dim]);
@@ -157,8 +165,8 @@ __global__ void __launch_bounds__(kThreads) join_any(const float* h, const float
 
 void check_weights(const HyperConnectionWeights& w, int64_t outputs, int64_t hc, int64_t dim) {
   KVASIR_CHECK(hc <= kMaxStreams, "{} streams, at most {} are served", hc, kMaxStreams);
-  KVASIR_CHECK(w.fn.shape(0) == outputs && w.fn.shape(1) == hc * dim && w.fn.dense(), "fn [{}, {}] for {} streams of {}", w.fn.shape(0),
-               w.fn.shape(1), hc, dim);
+  KVASIR_CHECK(w.fn.shape(0) == outputs && w.fn.shape(1) == hc * dim && w.fn.dense(),
+               "fn [{}, {}] for {} streams of {}", w.fn.shape(0), w.fn.shape(1), hc, dim);
 }
 
 }  // namespace
@@ -166,10 +174,12 @@ void check_weights(const HyperConnectionWeights& w, int64_t outputs, int64_t hc,
 void hc_pre(CudaContext& context, const HcPreArgs& a) {
   int64_t tokens = a.streams.shape(0), hc = a.streams.shape(1), dim = a.streams.shape(2);
   check_weights(a.w, (2 + hc) * hc, hc, dim);
-  KVASIR_CHECK(a.streams.dense() && a.x.dense() && a.post.dense() && a.comb.dense(), "streams that are {} apart", a.streams.stride(0));
+  KVASIR_CHECK(a.streams.dense() && a.x.dense() && a.post.dense() && a.comb.dense(),
+               "streams that are {} apart", a.streams.stride(0));
   if (tokens == 0) return;
-  PreParams p{a.w.fn.data(), a.w.base.data(), a.w.scale.data(), a.streams.data(),     a.x.data(),  a.post.data(),
-              a.comb.data(), dim,             static_cast<int>(hc), a.sinkhorn_iters, a.norm_eps, a.sinkhorn_eps};
+  PreParams p{a.w.fn.data(),        a.w.base.data(),  a.w.scale.data(), a.streams.data(),
+              a.x.data(),           a.post.data(),    a.comb.data(),    dim,
+              static_cast<int>(hc), a.sinkhorn_iters, a.norm_eps,       a.sinkhorn_eps};
   with_policy(context.numerics, [&](auto policy) {
     pre_any<decltype(policy)><<<static_cast<unsigned>(tokens), kThreads, 0, context.stream>>>(p);
   });
@@ -177,15 +187,17 @@ void hc_pre(CudaContext& context, const HcPreArgs& a) {
 
 void hc_post(CudaContext& context, const HcPostArgs& a) {
   int64_t tokens = a.streams.shape(0), hc = a.streams.shape(1), dim = a.streams.shape(2);
-  KVASIR_CHECK(hc <= kMaxStreams && a.y.shape(0) == tokens && a.y.shape(1) == dim, "y [{}, {}] into {} rows of {} streams of {}",
-               a.y.shape(0), a.y.shape(1), tokens, hc, dim);
-  KVASIR_CHECK(a.streams.dense() && a.y.dense() && a.post.dense() && a.comb.dense(), "streams that are {} apart", a.streams.stride(0));
+  KVASIR_CHECK(hc <= kMaxStreams && a.y.shape(0) == tokens && a.y.shape(1) == dim,
+               "y [{}, {}] into {} rows of {} streams of {}", a.y.shape(0), a.y.shape(1), tokens, hc, dim);
+  KVASIR_CHECK(a.streams.dense() && a.y.dense() && a.post.dense() && a.comb.dense(),
+               "streams that are {} apart", a.streams.stride(0));
   constexpr int64_t kMaxRows = 65535;  // of a grid's second dimension
   with_policy(context.numerics, [&](auto policy) {
     for (int64_t t = 0; t < tokens; t += kMaxRows) {
-      dim3 grid(static_cast<unsigned>((dim + kThreads - 1) / kThreads), static_cast<unsigned>(std::min(kMaxRows, tokens - t)));
-      post_any<decltype(policy)><<<grid, kThreads, 0, context.stream>>>(a.y.row(t), a.post.row(t), a.comb.row(t), a.streams.row(t),
-                                                                        static_cast<int>(hc), dim);
+      dim3 grid(static_cast<unsigned>((dim + kThreads - 1) / kThreads),
+                static_cast<unsigned>(std::min(kMaxRows, tokens - t)));
+      post_any<decltype(policy)><<<grid, kThreads, 0, context.stream>>>(
+          a.y.row(t), a.post.row(t), a.comb.row(t), a.streams.row(t), static_cast<int>(hc), dim);
     }
   });
 }
@@ -193,10 +205,12 @@ void hc_post(CudaContext& context, const HcPostArgs& a) {
 void hc_head(CudaContext& context, const HcHeadArgs& a) {
   int64_t rows = a.rows.shape(0), hc = a.streams.shape(1), dim = a.streams.shape(2);
   check_weights(a.w, hc, hc, dim);
-  KVASIR_CHECK(a.streams.dense() && a.x.dense() && a.rows.dense(), "streams that are {} apart", a.streams.stride(0));
+  KVASIR_CHECK(a.streams.dense() && a.x.dense() && a.rows.dense(), "streams that are {} apart",
+               a.streams.stride(0));
   if (rows == 0) return;
-  HeadParams p{a.w.fn.data(), a.w.base.data(),      a.w.scale.data(), a.streams.data(), a.rows.data(), a.x.data(),
-               dim,           static_cast<int>(hc), a.norm_eps,       a.hc_eps};
+  HeadParams p{
+      a.w.fn.data(), a.w.base.data(),      a.w.scale.data(), a.streams.data(), a.rows.data(), a.x.data(),
+      dim,           static_cast<int>(hc), a.norm_eps,       a.hc_eps};
   with_policy(context.numerics, [&](auto policy) {
     head_any<decltype(policy)><<<static_cast<unsigned>(rows), kThreads, 0, context.stream>>>(p);
   });
@@ -204,12 +218,14 @@ void hc_head(CudaContext& context, const HcHeadArgs& a) {
 
 void mtp_join(CudaContext& context, const MtpJoinArgs& a) {
   int64_t hc = a.h.shape(1), dim = a.h.shape(2), count = a.h.count();
-  KVASIR_CHECK(a.h.dense() && a.e.dense() && a.streams.dense() && a.streams.shape() == a.h.shape() && a.e.shape(1) == dim,
+  KVASIR_CHECK(a.h.dense() && a.e.dense() && a.streams.dense() && a.streams.shape() == a.h.shape() &&
+                   a.e.shape(1) == dim,
                "h of {} streams of {}, e of {}", hc, dim, a.e.shape(1));
   if (count == 0) return;
   with_policy(context.numerics, [&](auto policy) {
-    join_any<decltype(policy)><<<static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads, 0, context.stream>>>(
-        a.h.data(), a.e.data(), a.streams.data(), static_cast<int>(hc), dim, count);
+    join_any<decltype(policy)>
+        <<<static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads, 0, context.stream>>>(
+            a.h.data(), a.e.data(), a.streams.data(), static_cast<int>(hc), dim, count);
   });
 }
 

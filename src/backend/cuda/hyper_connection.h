@@ -12,8 +12,8 @@ void hc_post(CudaContext& context, const HcPostArgs& args);
 void hc_head(CudaContext& context, const HcHeadArgs& args);
 void mtp_join(CudaContext& context, const MtpJoinArgs& args);
 
-// Under kFast one launch for the shapes of sm90/boundary_cluster.h, and a token's bits depend on that token alone, however
-// many there are. Everything else runs the three ops.
+// Under kFast one launch for the shapes of sm90/boundary_cluster.h, and a token's bits depend on that token
+// alone, however many there are. Everything else runs the three ops.
 void hc_boundary(CudaContext& context, const HcBoundaryArgs& args);
 
 }  // namespace kvasir::cuda

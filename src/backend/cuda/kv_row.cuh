@@ -1,5 +1,6 @@
 // Encoding of cache rows on the device: the bytes of ops/kv_page.h's encode_row, from values in a warp's
-// registers or in shared memory. Scales are powers of two, so that dividing by one is exact and the codes are the host's.
+// registers or in shared memory. Scales are powers of two, so that dividing by one is exact and the codes are
+// the host's.
 #pragma once
 
 #include <cuda_fp8.h>
@@ -31,15 +32,18 @@ __device__ inline uint32_t bf16_bits(float x) {
   return (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
 }
 
-// A quantised entry of 512 values, the last 64 rotated, by one warp: lane l holds values 4 (32 i + l) to + 3 in v[i].
+// A quantised entry of 512 values, the last 64 rotated, by one warp: lane l holds values 4 (32 i + l) to + 3
+// in v[i].
 __device__ inline void encode_entry_512(const float4 (&v)[4], std::byte* data, std::byte* scale) {
   int lane = threadIdx.x % 32;
   uint32_t codes[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {  // 16 lanes hold a block of 64
-    float amax = fmaxf(fmaxf(fmaxf(fabsf(v[i].x), fabsf(v[i].y)), fmaxf(fabsf(v[i].z), fabsf(v[i].w))), 1e-4f);
+    float amax =
+        fmaxf(fmaxf(fmaxf(fabsf(v[i].x), fabsf(v[i].y)), fmaxf(fabsf(v[i].z), fabsf(v[i].w))), 1e-4f);
 #pragma unroll
-    for (int distance = 8; distance > 0; distance /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, distance));
+    for (int distance = 8; distance > 0; distance /= 2)
+      amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, distance));
     codes[i] = scale_code(amax, 448.f);
   }
 #pragma unroll
@@ -49,7 +53,8 @@ __device__ inline void encode_entry_512(const float4 (&v)[4], std::byte* data, s
       reinterpret_cast<uint2*>(data + 448)[lane - 16] = bits;
     } else {
       float f = scale_inverse(codes[i]);
-      reinterpret_cast<uint32_t*>(data)[32 * i + lane] = e4m3_pair(v[i].x * f, v[i].y * f) | e4m3_pair(v[i].z * f, v[i].w * f) << 16;
+      reinterpret_cast<uint32_t*>(data)[32 * i + lane] =
+          e4m3_pair(v[i].x * f, v[i].y * f) | e4m3_pair(v[i].z * f, v[i].w * f) << 16;
     }
   }
   // Seven scales and a zero: even ones from lane 0, odd ones from lane 16.
@@ -59,7 +64,8 @@ __device__ inline void encode_entry_512(const float4 (&v)[4], std::byte* data, s
 }
 
 // Any entry, by one block; `values` lies in shared memory and is complete.
-__device__ inline void encode_entry_by_block(const KvRowFormat& f, const float* values, std::byte* data, std::byte* scale) {
+__device__ inline void encode_entry_by_block(const KvRowFormat& f, const float* values, std::byte* data,
+                                             std::byte* scale) {
   if (!f.quantised) {
     for (int i = threadIdx.x; i < f.dim; i += blockDim.x) reinterpret_cast<float*>(data)[i] = values[i];
     return;
@@ -71,10 +77,12 @@ __device__ inline void encode_entry_by_block(const KvRowFormat& f, const float* 
       float low = values[64 * b + 2 * lane], high = values[64 * b + 2 * lane + 1];
       float amax = fmaxf(fmaxf(fabsf(low), fabsf(high)), 1e-4f);
 #pragma unroll
-      for (int distance = 16; distance > 0; distance /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, distance));
+      for (int distance = 16; distance > 0; distance /= 2)
+        amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, distance));
       code = scale_code(amax, 448.f);
       float inverse = scale_inverse(code);
-      reinterpret_cast<uint16_t*>(data)[32 * b + lane] = static_cast<uint16_t>(e4m3_pair(low * inverse, high * inverse));
+      reinterpret_cast<uint16_t*>(data)[32 * b + lane] =
+          static_cast<uint16_t>(e4m3_pair(low * inverse, high * inverse));
     }
     if (lane == 0) scale[b] = static_cast<std::byte>(code);
   }

@@ -50,8 +50,9 @@ bool multiply_in_blocks(CudaContext& context, std::span<const GroupedProduct> pr
       p.x += first * p.groups * p.k;
       p.out += first * p.groups * p.n;
     }
-    if (stream_takes(context.sm_count, block)) {
-      product_stream(context, block);
+    const StreamTuning tuning{.any_rows = true};
+    if (stream_takes(context.sm_count, block, tuning)) {
+      product_stream(context, block, tuning);
     } else {
       for (const GroupedProduct& p : block) product_generic(context, p);
     }

@@ -24,9 +24,12 @@ struct RowPolicy {
 template <class F>
 void with_policy(Numerics numerics, F&& f) {
   switch (numerics) {
-    case Numerics::kExact: return f(RowPolicy<double, false>{});
-    case Numerics::kNative: return f(RowPolicy<double, true>{});
-    case Numerics::kFast: return f(RowPolicy<float, false>{});
+    case Numerics::kExact:
+      return f(RowPolicy<double, false>{});
+    case Numerics::kNative:
+      return f(RowPolicy<double, true>{});
+    case Numerics::kFast:
+      return f(RowPolicy<float, false>{});
   }
 }
 
@@ -68,14 +71,18 @@ __device__ inline T block_sum(T x, T* space) {
 
 template <class T>
 __device__ inline T inverse_root(T x) {
-  if constexpr (std::is_same_v<T, double>) return 1.0 / sqrt(x);
-  else return 1.0f / sqrtf(x);
+  if constexpr (std::is_same_v<T, double>)
+    return 1.0 / sqrt(x);
+  else
+    return 1.0f / sqrtf(x);
 }
 
 template <class T>
 __device__ inline T sigmoid(T x) {
-  if constexpr (std::is_same_v<T, double>) return 1.0 / (1.0 + exp(-x));
-  else return 1.0f / (1.0f + expf(-x));
+  if constexpr (std::is_same_v<T, double>)
+    return 1.0 / (1.0 + exp(-x));
+  else
+    return 1.0f / (1.0f + expf(-x));
 }
 
 }  // namespace kvasir::cuda

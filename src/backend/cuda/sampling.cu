@@ -1,10 +1,12 @@
-// A cluster of 16 blocks a row: each keeps its sixteenth of the row in shared memory, first logits, then weights.
+// A cluster of 16 blocks a row: each keeps its sixteenth of the row in shared memory, first logits, then
+// weights.
 //
-// Without top_k and top_p the draw goes through the tokens by id, as the host's does. With them it goes through the tokens
-// by weight, heaviest first, ids ascending among equals; no sort is needed for that. Every cut (the k-th token, the last of
-// top_p, the drawn one) is a weight and a number of tokens of exactly that weight, and is found digit by digit: counts and
-// sums per value of the leading 10 bits, then of the next 10 among the weights that share those, then of the last 10.
-// Sums inside a digit are whole numbers of the last place, hence exact; across digits f64.
+// Without top_k and top_p the draw goes through the tokens by id, as the host's does. With them it goes
+// through the tokens by weight, heaviest first, ids ascending among equals; no sort is needed for that. Every
+// cut (the k-th token, the last of top_p, the drawn one) is a weight and a number of tokens of exactly that
+// weight, and is found digit by digit: counts and sums per value of the leading 10 bits, then of the next 10
+// among the weights that share those, then of the last 10. Sums inside a digit are whole numbers of the last
+// place, hence exact; across digits f64.
 #include "backend/cuda/sampling.h"
 
 #include "backend/cuda/sm90/boundary_ptx.cuh"
@@ -20,13 +22,14 @@ constexpr int kDigit = 10;  // bits
 constexpr int kBins = 1 << kDigit;
 
 struct Bins {
-  // Tokens, and the sums of the last digit and of the one before it, where they lie below the one that is looked at.
+  // Tokens, and the sums of the last digit and of the one before it, where they lie below the one that is
+  // looked at.
   uint32_t count[kBins], low[kBins], middle[kBins];
 };
 
 struct Space {
   Bins mine, all;
-  Bins top;                       // `all` of the leading digit: it serves every cut
+  Bins top;  // `all` of the leading digit: it serves every cut
   unsigned long long keys[kBlocks];
   double masses[kBlocks];
   uint32_t ties[kBlocks];
@@ -34,7 +37,7 @@ struct Space {
   double2 warp_sums[kWarps];
   int first_reached, last_filled;
   double above_mass, above_count;
-  alignas(16) float values[1];    // as many as a block's share
+  alignas(16) float values[1];  // as many as a block's share
 };
 
 struct Params {
@@ -109,8 +112,10 @@ __device__ Sums scan(Space& space, double2 mine) {
   __syncthreads();
   double2 warps = lane < kWarps ? space.warp_sums[lane] : double2{0, 0};
 #pragma unroll
-  for (int distance = 1; distance < kWarps; distance *= 2) warps = plus(from_below(warps, distance, lane), warps);
-  double2 earlier = {__shfl_sync(~0u, warps.x, max(warp - 1, 0)), __shfl_sync(~0u, warps.y, max(warp - 1, 0))};
+  for (int distance = 1; distance < kWarps; distance *= 2)
+    warps = plus(from_below(warps, distance, lane), warps);
+  double2 earlier = {__shfl_sync(~0u, warps.x, max(warp - 1, 0)),
+                     __shfl_sync(~0u, warps.y, max(warp - 1, 0))};
   double2 below = from_below(upto, 1, lane);
   Sums sums;
   sums.before = warp == 0 ? below : plus(earlier, below);
@@ -137,7 +142,8 @@ struct Part {
   __device__ int end() const { return min(count, static_cast<int>(threadIdx.x + 1) * chunk); }
 };
 
-__device__ void load(Space& space, const Params& p, const SampleRequest& r, const Part& part, const float* row) {
+__device__ void load(Space& space, const Params& p, const SampleRequest& r, const Part& part,
+                     const float* row) {
   for (int i = threadIdx.x; i < part.count; i += kThreads) space.values[i] = row[part.first + i];
   if (r.bias_count > 0) {
     __syncthreads();
@@ -184,10 +190,13 @@ __device__ void answer(const Params& p, const SampleRequest& r, int row, int id)
   p.stopped[row] = stopped;
 }
 
-__device__ int best_id(unsigned long long key) { return key == 0 ? 0 : static_cast<int>(0xffffffffu - static_cast<uint32_t>(key)); }
+__device__ int best_id(unsigned long long key) {
+  return key == 0 ? 0 : static_cast<int>(0xffffffffu - static_cast<uint32_t>(key));
+}
 
 // Draws among the weights of at least `least`, by id. True where this thread holds the drawn token.
-__device__ bool draw_by_id(Space& space, const Part& part, uint32_t rank, float least, double uniform, double& total, int& id) {
+__device__ bool draw_by_id(Space& space, const Part& part, uint32_t rank, float least, double uniform,
+                           double& total, int& id) {
   double sum = 0;
   for (int i = part.begin(); i < part.end(); ++i) sum += space.values[i] >= least ? space.values[i] : 0.0f;
   Sums sums = scan(space, {sum, 0});
@@ -205,12 +214,14 @@ __device__ bool draw_by_id(Space& space, const Part& part, uint32_t rank, float 
     if (!found) before += space.masses[b];
   }
   if (!found) owner = filled;
-  // The first thread of the owner that reaches the point; rounding may leave it to the last one that has any weight.
+  // The first thread of the owner that reaches the point; rounding may leave it to the last one that has any
+  // weight.
   if (threadIdx.x == 0) space.first_reached = kThreads, space.last_filled = -1;
   __syncthreads();
   if (sum > 0) {
     atomicMax(&space.last_filled, static_cast<int>(threadIdx.x));
-    if (point < before + (sums.before.x + sum)) atomicMin(&space.first_reached, static_cast<int>(threadIdx.x));
+    if (point < before + (sums.before.x + sum))
+      atomicMin(&space.first_reached, static_cast<int>(threadIdx.x));
   }
   __syncthreads();
   int mine = space.first_reached < kThreads ? space.first_reached : space.last_filled;
@@ -225,8 +236,8 @@ __device__ bool draw_by_id(Space& space, const Part& part, uint32_t rank, float 
   return true;
 }
 
-// Counts and sums of the digit that starts at bit `shift`, over weights whose bits above it are those of `prefix`, of
-// the whole row: into space.all.
+// Counts and sums of the digit that starts at bit `shift`, over weights whose bits above it are those of
+// `prefix`, of the whole row: into space.all.
 __device__ void fill_bins(Space& space, const Part& part, uint32_t rank, int shift, uint32_t prefix) {
   auto* mine = reinterpret_cast<uint32_t*>(&space.mine);
   int words = kBins * (1 + shift / kDigit);
@@ -244,7 +255,8 @@ __device__ void fill_bins(Space& space, const Part& part, uint32_t rank, int shi
   int share = words / kBlocks;
   if (static_cast<int>(threadIdx.x) < share) {
     int at = static_cast<int>(rank) * share + static_cast<int>(threadIdx.x);
-    uint32_t from = ptx::shared_address(&mine[at]), to = ptx::shared_address(reinterpret_cast<uint32_t*>(&space.all) + at), sum = 0;
+    uint32_t from = ptx::shared_address(&mine[at]),
+             to = ptx::shared_address(reinterpret_cast<uint32_t*>(&space.all) + at), sum = 0;
 #pragma unroll
     for (uint32_t b = 0; b < kBlocks; ++b) sum += ptx::load_remote(from, b);
 #pragma unroll
@@ -262,7 +274,11 @@ __device__ double mass_of(const Bins& bins, int bin, uint32_t bits, int shift) {
   return static_cast<double>(bins.count[bin]) * static_cast<double>(__uint_as_float(bits)) + unit * below;
 }
 
-enum class Reach { kCount, kMass, kBeyond };  // sums that get to the target by number, by weight, or past it by weight
+enum class Reach {
+  kCount,
+  kMass,
+  kBeyond
+};  // sums that get to the target by number, by weight, or past it by weight
 
 struct Cut {
   uint32_t bits = 0;                       // of a weight
@@ -271,7 +287,8 @@ struct Cut {
   __device__ double weight() const { return static_cast<double>(__uint_as_float(bits)); }
 };
 
-// The first weight, heaviest first, at which the sum reaches the target; the lightest one if rounding leaves none.
+// The first weight, heaviest first, at which the sum reaches the target; the lightest one if rounding leaves
+// none.
 __device__ Cut find(Space& space, const Part& part, uint32_t rank, Reach reach, double target) {
   Cut cut;
   for (int shift = 2 * kDigit; shift >= 0; shift -= kDigit) {
@@ -285,9 +302,11 @@ __device__ Cut find(Space& space, const Part& part, uint32_t rank, Reach reach, 
     for (int k = 0; k < 2; ++k) {
       bin[k] = kBins - 1 - 2 * static_cast<int>(threadIdx.x) - k;
       count[k] = bins.count[bin[k]];
-      mass[k] = count[k] > 0 ? mass_of(bins, bin[k], cut.bits | static_cast<uint32_t>(bin[k]) << shift, shift) : 0;
+      mass[k] =
+          count[k] > 0 ? mass_of(bins, bin[k], cut.bits | static_cast<uint32_t>(bin[k]) << shift, shift) : 0;
     }
-    double2 before = plus(scan(space, {count[0] + count[1], mass[0] + mass[1]}).before, {cut.above_count, cut.above_mass});
+    double2 before =
+        plus(scan(space, {count[0] + count[1], mass[0] + mass[1]}).before, {cut.above_count, cut.above_mass});
     double before_count[2] = {before.x, before.x + count[0]}, before_mass[2] = {before.y, before.y + mass[0]};
     for (int k = 0; k < 2; ++k) {
       if (count[k] == 0) continue;
@@ -313,7 +332,8 @@ __device__ Cut find(Space& space, const Part& part, uint32_t rank, Reach reach, 
 // Sum of the weights of at least `least`, of the whole row.
 __device__ double mass_from(Space& space, const Part& part, uint32_t rank, float least) {
   double sum = 0;
-  for (int i = threadIdx.x; i < part.count; i += kThreads) sum += space.values[i] >= least ? space.values[i] : 0.0f;
+  for (int i = threadIdx.x; i < part.count; i += kThreads)
+    sum += space.values[i] >= least ? space.values[i] : 0.0f;
   sum = scan(space, {sum, 0}).all.x;
   if (threadIdx.x == 0) tell_all(space.masses, rank, sum);
   cluster_sync();
@@ -323,7 +343,8 @@ __device__ double mass_from(Space& space, const Part& part, uint32_t rank, float
 }
 
 // Token number `index`, by id, of those whose weight has these bits. True where this thread holds it.
-__device__ bool find_tie(Space& space, const Part& part, uint32_t rank, uint32_t bits, double index, int& id) {
+__device__ bool find_tie(Space& space, const Part& part, uint32_t rank, uint32_t bits, double index,
+                         int& id) {
   double count = 0;
   for (int i = part.begin(); i < part.end(); ++i) count += __float_as_uint(space.values[i]) == bits;
   Sums sums = scan(space, {count, 0});
@@ -341,13 +362,16 @@ __device__ bool find_tie(Space& space, const Part& part, uint32_t rank, uint32_t
 }
 
 // top_k, top_p and min_p each keep the heaviest so many; then one draw among what is left.
-__device__ bool draw_by_weight(Space& space, const Part& part, uint32_t rank, const SampleRequest& r, bool by_k, double uniform, int& id) {
+__device__ bool draw_by_weight(Space& space, const Part& part, uint32_t rank, const SampleRequest& r,
+                               bool by_k, double uniform, int& id) {
   fill_bins(space, part, rank, 2 * kDigit, 0);
   double sum = 0;
   for (int k = 0; k < 2; ++k) {
     int bin = 2 * static_cast<int>(threadIdx.x) + k;
-    space.top.count[bin] = space.all.count[bin], space.top.low[bin] = space.all.low[bin], space.top.middle[bin] = space.all.middle[bin];
-    if (space.all.count[bin] > 0) sum += mass_of(space.all, bin, static_cast<uint32_t>(bin) << (2 * kDigit), 2 * kDigit);
+    space.top.count[bin] = space.all.count[bin], space.top.low[bin] = space.all.low[bin],
+    space.top.middle[bin] = space.all.middle[bin];
+    if (space.all.count[bin] > 0)
+      sum += mass_of(space.all, bin, static_cast<uint32_t>(bin) << (2 * kDigit), 2 * kDigit);
   }
   double total = scan(space, {sum, 0}).all.x;
   Cut kept;
@@ -429,14 +453,21 @@ int64_t space_for(int share) { return static_cast<int64_t>(sizeof(Space)) + 4 * 
 
 void sample(CudaContext& context, const SampleArgs& a) {
   int64_t n = a.logits.shape(0), vocab = a.logits.shape(1);
-  KVASIR_CHECK(a.requests.shape(0) == n && a.ids.shape(0) == n && a.stopped.shape(0) == n && a.logits.stride(1) == 1,
-               "{} rows of logits, {} requests", n, a.requests.shape(0));
+  KVASIR_CHECK(
+      a.requests.shape(0) == n && a.ids.shape(0) == n && a.stopped.shape(0) == n && a.logits.stride(1) == 1,
+      "{} rows of logits, {} requests", n, a.requests.shape(0));
   if (n == 0) return;
-  Params p{a.logits.data(), a.requests.data(), a.ids.data(), a.stopped.data(), a.logits.stride(0), static_cast<int>(vocab),
+  Params p{a.logits.data(),
+           a.requests.data(),
+           a.ids.data(),
+           a.stopped.data(),
+           a.logits.stride(0),
+           static_cast<int>(vocab),
            static_cast<int>((vocab + kBlocks - 1) / kBlocks)};
   int64_t bytes = space_for(p.share);
   KVASIR_CHECK(vocab > 0 && bytes <= 232448, "a vocabulary of {}", vocab);
-  static const cudaError_t allowed = cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  static const cudaError_t allowed =
+      cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   KVASIR_CHECK(allowed == cudaSuccess, "clusters of {}: {}", kBlocks, cudaGetErrorString(allowed));
   cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   cudaLaunchAttribute attributes[2]{};

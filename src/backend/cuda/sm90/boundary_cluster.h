@@ -7,7 +7,8 @@ namespace kvasir::cuda {
 
 // Four streams of 4096 or 7168.
 bool boundary_cluster_serves(const HcBoundaryArgs& args);
-// `dependent`: the launch may begin, up to the point where it needs the streams, while the previous kernel still runs.
+// `dependent`: the launch may begin, up to the point where it needs the streams, while the previous kernel
+// still runs.
 void boundary_cluster(CudaContext& context, const HcBoundaryArgs& args, bool dependent = true);
 
 }  // namespace kvasir::cuda

@@ -1,5 +1,5 @@
-// Launching a small kernel so that it may begin while the one before it in the stream still runs. Such a kernel calls
-// ptx::wait_for_previous before it touches anything that a kernel writes, and in every block.
+// Launching a small kernel so that it may begin while the one before it in the stream still runs. Such a
+// kernel calls ptx::wait_for_previous before it touches anything that a kernel writes, and in every block.
 #pragma once
 
 #include <utility>
@@ -10,7 +10,8 @@
 namespace kvasir::cuda {
 
 template <class... Params, class... Args>
-void launch_dependent(cudaStream_t stream, void (*kernel)(Params...), unsigned blocks, unsigned threads, Args&&... args) {
+void launch_dependent(cudaStream_t stream, void (*kernel)(Params...), unsigned blocks, unsigned threads,
+                      Args&&... args) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;

@@ -308,6 +308,9 @@ struct Math {
     return slots + ring.slot * S::kSlotBytes;
   }
   __device__ void release_slot() {
+    // An arrival overtakes shared loads that still queue, and the copy that refills the slot is ordered behind loads by
+    // this fence only. Without it rows of the next slot got into products, seldom.
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncwarp();
     if (lane == 0) barrier_arrive(&bars.empty[ring.slot]);
     ring.advance(S::kSlots);
@@ -520,9 +523,10 @@ struct Finish {
     return v;
   }
   __device__ void wait_tile() { barrier_wait(&bars.sums_full[sum.slot], sum.parity); }
-  __device__ void release_tile() {
+  // `read`: made of everything that was read.
+  __device__ void release_tile(float read) {
     __syncwarp();
-    if (thread % 32 == 0) barrier_arrive(&bars.sums_empty[sum.slot]);
+    if (thread % 32 == 0) barrier_arrive_after(&bars.sums_empty[sum.slot], read);
     sum.advance(S::kSums);
   }
 
@@ -531,9 +535,9 @@ struct Finish {
     const int unit = thread / 8, column = thread % 8;
     __half* to = p.hidden + (row + column) * S::inner + tile * 8 + (e4m3 ? e4m3_place(unit) : e2m1_place(unit));
     wait_tile();
-    const float gate = fminf(add_parts(thread), p.limit);
-    const float up = fminf(fmaxf(add_parts(64 + thread), -p.limit), p.limit);
-    release_tile();
+    const float top = add_parts(thread), low = add_parts(64 + thread);
+    release_tile(top + low);
+    const float gate = fminf(top, p.limit), up = fminf(fmaxf(low, -p.limit), p.limit);
     const float a = __fdividef(gate, 1.f + __expf(-gate)) * up;
     if (column < count) *to = __float2half_rn(a * p.hidden_gain);
   }
@@ -591,7 +595,7 @@ struct Finish {
       for (int r = first; r < last; r += 16) {
         wait_tile();
         const float top = add_parts(thread), low = add_parts(64 + thread);
-        release_tile();
+        release_tile(top + low);
         if (column < count) {
           float* sum_of = out + token * p.rows_per_block + r - first + row;
           if (r + row < last) sum_of[0] += top * factor;

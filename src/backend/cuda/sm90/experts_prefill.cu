@@ -230,42 +230,43 @@ __device__ Tile tile_at(const Product& p, int i) {
   return p.tiles[i];
 }
 
-__device__ void copy16(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+__device__ void copy16(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
-// Fills the stages: 128 threads.
+// Fills the stages: 128 threads. Few registers are left for them, and a spilled one costs a trip through a cache that their own
+// copies sweep: so 32-bit offsets where they suffice, and addresses in shared memory a constant apart.
 template <bool kGateUp, bool kShared>
 __device__ void produce(const Product& p, const Stages<kShared>& stages, ProductBarriers& bars) {
   using S = Stages<kShared>;
   constexpr int kParts = S::kRowBytes / 16, kRowStep = 128 / kParts, kRowsEach = kTileRows / kRowStep;
+  constexpr int kTokensEach = kTileTokens / 16;
   const int thread = static_cast<int>(threadIdx.x) % 128;
-  const int blocks = p.cols / 128, row_bytes = kShared ? p.cols : p.cols / 2, scale_row = kShared ? p.cols / 128 : p.cols / 32;
+  const int part = thread % kParts, row0 = thread / kParts;  // this thread's part of the rows row0 + i * kRowStep
   const int total = number_of_tiles<kShared>(p) * p.row_tiles;
-  int stage = 0, finished = 0;
+  int stage = 0, finished = 0, issued = 0;
   uint32_t parity = 1;
-  int issued = 0;
-  auto matrix = [&](const ExpertWeights& e, int row) -> const WeightMatrix& { return !kGateUp ? e.w2 : (row & 8) ? e.w3 : e.w1; };
-  // Row `row` of a tile is this row of its matrix, relative to the tile's first.
-  auto place = [](int row) { return kGateUp ? (row >> 4) * 8 + (row & 7) : row; };
 
-  // A stage is finished when its copies have landed: its scales, read when they were started, go in then.
-  uint32_t scales[S::kAhead][2];
-  auto read_scales = [](const uint8_t* from, uint32_t most) -> uint32_t {
-    if constexpr (kShared) return *from;
-    // Per byte: 8 * the binades below the row's largest, 15 at most.
-    return __vminu4(most - *reinterpret_cast<const uint32_t*>(from), 0x0f0f0f0fu) << 3;
-  };
-  auto finish = [&](const uint32_t (&of)[2]) {  // rows `thread` and `thread + 128`
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t s = of[half];
-      const int row = thread + 128 * half;
-      if constexpr (kShared) {
-        stages.factors(finished)[row] = __uint_as_float(s << 23);
-      } else {
-        stages.entries(finished)[row] = s;
-      }
+  // Rows of 128 bytes: parts exchanged between neighbours, so that two rows read together use all banks.
+  const uint32_t weights_to = shared_address(stages.weights(0)) + static_cast<uint32_t>(row0 * S::kRowBytes + (kShared ? part ^ (row0 & 1) : part) * 16);
+  const uint32_t tokens_to = shared_address(stages.tokens(0)) + static_cast<uint32_t>(thread / 8 * 128 + ((thread % 8) ^ (thread / 8 % 8)) * 16);
+
+  auto matrix = [&](const ExpertWeights& e, int row) -> const WeightMatrix& { return !kGateUp ? e.w2 : (row & 8) ? e.w3 : e.w1; };
+  // Row `row` of a tile is this row of its matrix, relative to the tile's first. Rows 16 apart are of the same matrix.
+  auto place = [](int row) { return kGateUp ? (row >> 4) * 8 + (row & 7) : row; };
+  constexpr int kStepPlaces = kGateUp ? kRowStep / 2 : kRowStep, kHalfPlaces = kGateUp ? 64 : 128;
+
+  // A stage is finished when its copies have landed: scales of the rows `thread` and `thread + 128`, read when the copies
+  // were started, go in then.
+  uint32_t scales[S::kAhead][2], largest[S::kAhead];
+  auto finish = [&](const uint32_t (&of)[2], uint32_t most) {
+    if constexpr (kShared) {
+      stages.factors(finished)[thread] = __uint_as_float(of[0] << 23);
+      stages.factors(finished)[thread + 128] = __uint_as_float(of[1] << 23);
+    } else {
+      // Per byte: 8 * the binades below the row's largest, 15 at most.
+      stages.entries(finished)[thread] = __vminu4((most & 255) * 0x01010101u - of[0], 0x0f0f0f0fu) << 3;
+      stages.entries(finished)[thread + 128] = __vminu4((most >> 8) * 0x01010101u - of[1], 0x0f0f0f0fu) << 3;
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     barrier_arrive(&bars.full[finished]);
@@ -276,53 +277,48 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
     const Tile tile = tile_at<kShared>(p, at / p.row_tiles);
     const ExpertWeights& e = kShared ? p.shared : p.routed[tile.expert];
     const int first_row = at % p.row_tiles * (kGateUp ? kTileRows / 2 : kTileRows);
-    const int part = thread % kParts, row0 = thread / kParts;
+    const int row_bytes = kShared ? p.cols : p.cols / 2, scale_row = kShared ? p.cols / 128 : p.cols / 32;
     const uint8_t* codes = static_cast<const uint8_t*>(matrix(e, row0).data) + int64_t{first_row + place(row0)} * row_bytes + part * 16;
-    int64_t row_step = int64_t{place(row0 + kRowStep) - place(row0)} * row_bytes;
-    // Rows kRowStep apart lie in the same matrix: kRowStep is a multiple of 16.
-    const uint8_t *low, *high;
-    uint32_t most[2] = {};  // in all four bytes
-    {
-      const int64_t a = first_row + place(thread), b = first_row + place(thread + 128);
-      low = matrix(e, thread).scale + (kShared ? a / 128 : a) * scale_row;
-      high = matrix(e, thread).scale + (kShared ? b / 128 : b) * scale_row;
-      if constexpr (!kShared) {
-        most[0] = *p.most_of(tile.expert, thread >> 3 & 1, static_cast<int>(a), kGateUp) * 0x01010101u;
-        most[1] = *p.most_of(tile.expert, thread >> 3 & 1, static_cast<int>(b), kGateUp) * 0x01010101u;
-      }
+    const int scale_place = first_row + place(thread);
+    const uint8_t* scale = matrix(e, thread).scale + int64_t{kShared ? scale_place / 128 : scale_place} * scale_row;
+    const int second = (kShared ? kHalfPlaces / 128 : kHalfPlaces) * scale_row;  // from a row's scales to those of the 128th after
+    uint32_t most = 0;
+    if constexpr (!kShared) {
+      const uint8_t* of = p.most_of(tile.expert, thread >> 3 & 1, scale_place, kGateUp);
+      most = of[0] | uint32_t{of[kHalfPlaces]} << 8;
     }
-    int token[kTileTokens / 16];  // rows of `in`
-    const uint8_t* token_part_of_row = p.in + thread % 8 * 16;
+    uint32_t token[kTokensEach];  // offsets in `in`
 #pragma unroll
-    for (int i = 0; i < kTileTokens / 16; ++i) {
-      const int place_in_list = tile.begin + min(thread / 8 + 16 * i, tile.count - 1);
-      token[i] = kShared ? static_cast<int>(p.in_first) + place_in_list : p.in_row ? p.in_row[place_in_list] : place_in_list;
+    for (int i = 0; i < kTokensEach; ++i) {
+      const int at_place = tile.begin + min(thread / 8 + 16 * i, tile.count - 1);
+      const int row = kShared ? static_cast<int>(p.in_first) + at_place : p.in_row ? p.in_row[at_place] : at_place;
+      token[i] = static_cast<uint32_t>(row) * static_cast<uint32_t>(p.cols) + static_cast<uint32_t>(thread % 8 * 16);
     }
-    const int token_rows = (tile.count + 31) / 32 * 32;
-    for (int block = 0; block < blocks; ++block) {
+    const int groups = (tile.count + 31) / 32 * 2;  // of 16 tokens
+    for (int block = 0; block < p.cols / 128; ++block) {
       barrier_wait(&bars.empty[stage], parity);
-      std::byte* weights = stages.weights(stage);
-#pragma unroll 2
-      for (int i = 0; i < kRowsEach; ++i) {
-        const int row = row0 + i * kRowStep;
-        // Rows of 128 bytes: parts exchanged between neighbours, so that two rows read together use all banks.
-        const int at_part = kShared ? part ^ (row & 1) : part;
-        copy16(weights + row * S::kRowBytes + at_part * 16, codes + i * row_step + int64_t{block} * S::kRowBytes);
-      }
+      const uint32_t offset = static_cast<uint32_t>(stage * S::kBytes);
 #pragma unroll
-      for (int i = 0; i < kTileTokens / 16; ++i) {
-        const int row = thread / 8 + 16 * i;
-        if (row < token_rows) copy16(stages.tokens(stage) + row * 128 + (thread % 8 ^ (row & 7)) * 16, token_part_of_row + int64_t{token[i]} * p.cols + block * 128);
-      }
+      for (int i = 0; i < kRowsEach; ++i)
+        copy16(weights_to + offset + static_cast<uint32_t>(i * kRowStep * S::kRowBytes), codes + i * (kStepPlaces * row_bytes));
+#pragma unroll
+      for (int i = 0; i < kTokensEach; ++i)
+        if (i < groups) copy16(tokens_to + offset + static_cast<uint32_t>(i * 2048), p.in + (token[i] + static_cast<uint32_t>(block * 128)));
       asm volatile("cp.async.commit_group;" ::: "memory");
       if (issued >= S::kAhead) {
         asm volatile("cp.async.wait_group %0;" ::"n"(S::kAhead) : "memory");
-        finish(scales[0]);
+        finish(scales[0], largest[0]);
       }
 #pragma unroll
-      for (int i = 0; i + 1 < S::kAhead; ++i) scales[i][0] = scales[i + 1][0], scales[i][1] = scales[i + 1][1];
-      scales[S::kAhead - 1][0] = read_scales(low + block * (kShared ? 1 : 4), most[0]);
-      scales[S::kAhead - 1][1] = read_scales(high + block * (kShared ? 1 : 4), most[1]);
+      for (int i = 0; i + 1 < S::kAhead; ++i) scales[i][0] = scales[i + 1][0], scales[i][1] = scales[i + 1][1], largest[i] = largest[i + 1];
+      if constexpr (kShared) {
+        scales[S::kAhead - 1][0] = scale[0], scales[S::kAhead - 1][1] = scale[second];
+      } else {
+        scales[S::kAhead - 1][0] = *reinterpret_cast<const uint32_t*>(scale), scales[S::kAhead - 1][1] = *reinterpret_cast<const uint32_t*>(scale + second);
+      }
+      largest[S::kAhead - 1] = most;
+      codes += S::kRowBytes;
+      scale += kShared ? 1 : 4;
       ++issued;
       if (++stage == S::kCount) stage = 0, parity ^= 1;
     }
@@ -330,7 +326,7 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
   asm volatile("cp.async.wait_group 0;" ::: "memory");
 #pragma unroll
   for (int i = 0; i < S::kAhead; ++i)
-    if (issued >= S::kAhead - i) finish(scales[i]);
+    if (issued >= S::kAhead - i) finish(scales[i], largest[i]);
 }
 
 // 4 + 4 of a word's e2m1 codes as e4m3, by the table of their group.

@@ -57,23 +57,23 @@ struct Plan {
   int split;
 };
 
+constexpr int max_tiles(int chunks) { return chunks == 1 ? 256 : 64; }
+
 // Where things lie in dynamic shared memory, for NT tiles of 8 tokens and slices of KC KB.
 template <int NT, int KC>
 struct Layout {
   static constexpr int kStages = KC == 1 ? 5 : 3;             // tiles in a warp's ring
   static constexpr int kStepTiles = NT == 1 && KC == 1 ? 2 : 1;  // between two sums over the warps
-  static constexpr int kBatchTiles = KC == 1 ? 8 : 4;         // between two exchanges in the cluster
-  static constexpr int kMaxTiles = KC == 1 ? 256 : 96;        // of a CTA, with FP8 weights: room for their scales
+  static constexpr int kBatchFloats = NT <= 2 && KC == 1 ? 2304 : NT == 1 && KC == 2 ? 1280 : 4096;  // a CTA's sums between exchanges
+  static constexpr int kMaxTiles = max_tiles(KC);             // of a CTA, with FP8 weights: room for their scales
   static constexpr int kSumStride = 8 * NT + 2;               // floats between rows of sums: no bank conflicts
   static constexpr int kTileSums = kTileRows * kSumStride;    // floats
   static constexpr int kRing = 0;                             // [warps][stages][KC][piece]
   static constexpr int kWarpSums = kRing + kWarps * kStages * KC * kPieceBytes;         // [2][step tiles][warps]
-  static constexpr int kCtaSums = kWarpSums + 2 * kStepTiles * kWarps * kTileSums * 4;  // [batch tiles]
-  static constexpr int kScales = kCtaSums + kBatchTiles * kTileSums * 4;                // [tiles][warps][KC] bf16
+  static constexpr int kCtaSums = kWarpSums + 2 * kStepTiles * kWarps * kTileSums * 4;  // [tiles][tokens][16]
+  static constexpr int kScales = kCtaSums + kBatchFloats * 4;                // [tiles][warps][KC] bf16
   static constexpr int kBytes = kScales + kMaxTiles * kScaleBytes * KC;
 };
-constexpr int max_tiles(int chunks) { return chunks == 1 ? Layout<1, 1>::kMaxTiles : Layout<1, 2>::kMaxTiles; }
-
 __device__ __forceinline__ uint32_t pack_f16(float lo, float hi) {
   __half2 h = __floats2half2_rn(lo, hi);
   return *reinterpret_cast<uint32_t*>(&h);
@@ -117,12 +117,13 @@ struct Operands {
   float scale[KC][NT][2];
 };
 
-// 128 FP8 weights meet 128 values of x: lane (g, t) holds those at 16t..16t+15 of both halves of token g's. `x` is the
-// lane's first.
+// 128 FP8 weights meet 128 values of x: lane (g, t) holds those at 16t..16t+15 of both halves of token g's. Read in whole
+// sectors, four lanes side by side, and exchanged among the four as f16.
 __device__ __forceinline__ void operand_f16(const float* x, bool valid, uint32_t (&b)[16], float (&scale)[2]) {
+  const int t = threadIdx.x % 4;
   float4 q[8];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) q[i] = valid ? __ldcg(reinterpret_cast<const float4*>(x + i / 4 * 64) + i % 4) : float4{};
+  for (int i = 0; i < 8; ++i) q[i] = valid ? __ldcg(reinterpret_cast<const float4*>(x) + i * 4 + t) : float4{};
   float amax = 0x1p-100f;
 #pragma unroll
   for (float4& v : q) amax = fmaxf(fmaxf(fmaxf(amax, fabsf(v.x)), fmaxf(fabsf(v.y), fabsf(v.z))), fabsf(v.w));
@@ -136,21 +137,51 @@ __device__ __forceinline__ void operand_f16(const float* x, bool valid, uint32_t
     b[2 * i] = pack_f16(q[i].x * down, q[i].y * down);
     b[2 * i + 1] = pack_f16(q[i].z * down, q[i].w * down);
   }
-  const int token = threadIdx.x % 4 * 2;  // of the two sums; token n's scale is in lanes 4n..4n+3
+  // Transposes each half's 4 x 4 (lane, quad of values): swaps bit `s` of the lane with bit `s` of the index.
+#pragma unroll
+  for (int s = 1; s <= 2; s *= 2) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      if (i / 2 & s) continue;
+      const int other = i + 2 * s;
+      const uint32_t got = __shfl_xor_sync(~0u, t & s ? b[i] : b[other], s);
+      if (t & s) {
+        b[i] = got;
+      } else {
+        b[other] = got;
+      }
+    }
+  }
+  const int token = t * 2;  // of the two sums; token n's scale is in lanes 4n..4n+3
   scale[0] = __shfl_sync(~0u, up, token * 4);
   scale[1] = __shfl_sync(~0u, up, token * 4 + 4);
 }
 
-// 64 bf16 weights meet 64 values of x, each the sum of two bf16: lane (g, t) holds those at 8t..8t+7 of both halves.
+// 64 bf16 weights meet 64 values of x, each the sum of two bf16: lane (g, t) holds those at 8t..8t+7 of both halves. Read
+// and exchanged likewise.
 __device__ __forceinline__ void operand_bf16(const float* x, bool valid, uint32_t (&b)[16]) {
+  const int lane = threadIdx.x % 32, t = lane % 4;
+  auto low = [](float value) { return value - __bfloat162float(__float2bfloat16_rn(value)); };
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float4 q = valid ? __ldcg(reinterpret_cast<const float4*>(x + i / 2 * 32) + i % 2) : float4{};
-    auto low = [](float value) { return value - __bfloat162float(__float2bfloat16_rn(value)); };
-    b[4 * i] = pack_bf16(q.x, q.y);
-    b[4 * i + 1] = pack_bf16(q.z, q.w);
-    b[4 * i + 2] = pack_bf16(low(q.x), low(q.y));
-    b[4 * i + 3] = pack_bf16(low(q.z), low(q.w));
+  for (int half = 0; half < 2; ++half) {
+    uint32_t p[2][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float4 q = valid ? __ldcg(reinterpret_cast<const float4*>(x + half * 32) + i * 4 + t) : float4{};
+      p[i][0] = pack_bf16(q.x, q.y);
+      p[i][1] = pack_bf16(q.z, q.w);
+      p[i][2] = pack_bf16(low(q.x), low(q.y));
+      p[i][3] = pack_bf16(low(q.z), low(q.w));
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int from = (lane & ~3) | ((2 * t + j) & 3);  // who read values 8t+4j..8t+4j+3
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const uint32_t first = __shfl_sync(~0u, p[0][w], from), second = __shfl_sync(~0u, p[1][w], from);
+        b[half * 8 + j * 4 + w] = t < 2 ? first : second;
+      }
+    }
   }
 }
 
@@ -164,7 +195,7 @@ __device__ __forceinline__ void load_operands(const Plan& plan, const Part& part
     for (int nt = 0; nt < NT; ++nt) {
       const int token = nt * 8 + lane / 4;
       const bool valid = token < plan.tokens && at < part.slice_bytes;
-      const float* x = part.job.x + token * part.job.x_stride + (part.slice_begin + at) / (BF16 ? 2 : 1) + lane % 4 * (BF16 ? 8 : 16);
+      const float* x = part.job.x + token * part.job.x_stride + (part.slice_begin + at) / (BF16 ? 2 : 1);
       if constexpr (BF16) {
         operand_bf16(x, valid, op.b[chunk][nt]);
       } else {
@@ -305,22 +336,22 @@ __device__ __forceinline__ void write_out(const Plan& plan, const Part& part, in
 }
 
 // Adds the CTAs' sums of `tiles` tiles, from `first` on, in order of rank, and writes them out.
-template <int NT, int KC>
 __device__ void exchange(const Plan& plan, const Part& part, uint32_t cta_sums, uint32_t rank, int first, int tiles) {
-  using L = Layout<NT, KC>;
   ptx::cluster_arrive();
   ptx::cluster_wait();
-  for (int e = rank * kThreads + threadIdx.x; e < tiles * kTileRows * plan.tokens; e += plan.split * kThreads) {
-    const int row = e % kTileRows, tile = e / kTileRows % tiles, token = e / kTileRows / tiles;
-    const uint32_t at = cta_sums + 4 * (tile * L::kTileSums + row * L::kSumStride + token);
-    float part_sum[8], sum = 0.f;
+  for (int q = rank * kThreads + threadIdx.x; q < tiles * plan.tokens * 4; q += plan.split * kThreads) {
+    float4 part_sum[8], sum{};
 #pragma unroll
     for (int r = 0; r < 8; ++r)
-      if (r < plan.split) part_sum[r] = ptx::load_cluster(ptx::map_rank(at, r));
+      if (r < plan.split) part_sum[r] = ptx::load_cluster(ptx::map_rank(cta_sums + q * 16, r));
 #pragma unroll
     for (int r = 0; r < 8; ++r)
-      if (r < plan.split) sum += part_sum[r];
-    write_out(plan, part, first + tile, row, token, sum);
+      if (r < plan.split) sum.x += part_sum[r].x, sum.y += part_sum[r].y, sum.z += part_sum[r].z, sum.w += part_sum[r].w;
+    const int row = q % 4 * 4, token = q / 4 % plan.tokens, tile = first + q / 4 / plan.tokens;
+    write_out(plan, part, tile, row, token, sum.x);
+    write_out(plan, part, tile, row + 1, token, sum.y);
+    write_out(plan, part, tile, row + 2, token, sum.z);
+    write_out(plan, part, tile, row + 3, token, sum.w);
   }
   // Nobody overwrites his sums, or ends, while others read them.
   ptx::cluster_arrive();
@@ -353,6 +384,7 @@ __device__ void stream(const Plan& plan, const Part& part, unsigned char* memory
   // This lane's place in its warp's sums of a step, in either half of the buffer.
   float* sums = reinterpret_cast<float*>(memory + L::kWarpSums) + warp * L::kTileSums + lane / 4 * L::kSumStride + lane % 4 * 2;
   const float* all_sums = reinterpret_cast<const float*>(memory + L::kWarpSums);
+  const int batch_tiles = L::kBatchFloats / (kTileRows * plan.tokens);
   int flip = kStep * kWarps * L::kTileSums, batch_first = part.begin;
   for (int first = part.begin; first < part.end; first += kStep) {
     wait_copies<L::kStages - 1 - kStep>();
@@ -402,7 +434,7 @@ __device__ void stream(const Plan& plan, const Part& part, unsigned char* memory
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) sum += from[w * L::kTileSums];
       if (plan.split > 1) {
-        cta_sums[(in_batch + tile) * L::kTileSums + row * L::kSumStride + token] = sum;
+        cta_sums[((in_batch + tile) * plan.tokens + token) * kTileRows + row] = sum;
       } else {
         write_out(plan, part, first + tile, row, token, sum);
       }
@@ -410,8 +442,8 @@ __device__ void stream(const Plan& plan, const Part& part, unsigned char* memory
     sums += flip;
     all_sums += flip;
     flip = -flip;
-    if (plan.split > 1 && (in_batch + 2 * kStep > L::kBatchTiles || first + kStep >= part.end)) {
-      exchange<NT, KC>(plan, part, ptx::shared_address(cta_sums), rank, batch_first, in_batch + tiles);
+    if (plan.split > 1 && (in_batch + 2 * kStep > batch_tiles || first + kStep >= part.end)) {
+      exchange(plan, part, ptx::shared_address(cta_sums), rank, batch_first, in_batch + tiles);
       batch_first = first + kStep;
     }
   }
@@ -437,9 +469,21 @@ __global__ void __launch_bounds__(kThreads, NT * KC <= 2 ? 2 : 1) stream_kernel(
 
 int64_t row_bytes(const GroupedProduct& p) { return p.w.data_row_bytes(); }
 
-int split_for(int64_t bytes) {
+// KB of a CTA's slice when `split` CTAs share rows of `bytes`.
+int chunks_for(int64_t bytes, int split) { return static_cast<int>(((bytes / 128 + split - 1) / split * 128 + kChunk - 1) / kChunk); }
+
+int clusters_for(int sm_count, int split) {
+  // Clusters of 4 and 8 fit the processors in sixteens.
+  return std::max(1, (split >= 4 ? sm_count / 16 * 16 : sm_count) / split);
+}
+
+// How many CTAs share the K of rows of `bytes`, of which there are `tiles` times 16. Wide slices need fewer sums for their
+// bytes; slices of 4 KB leave no room for the next kernel's CTAs and pay in long calls only; few tiles need more CTAs each.
+int split_for(int sm_count, int64_t bytes, int64_t tiles, bool wide_slices) {
+  const bool longest = wide_slices && tiles >= 32 * clusters_for(sm_count, 2);
   int split = 1;
-  while (split < 8 && split * kChunk < bytes) split *= 2;
+  while (split < 8 && chunks_for(bytes, split) > (longest ? 4 : 2)) split *= 2;
+  while (split < 8 && tiles < clusters_for(sm_count, split) / 2 && bytes / split >= 1024) split *= 2;
   return split;
 }
 
@@ -493,10 +537,9 @@ Plan make_plan(int sm_count, std::span<const GroupedProduct> products, const Str
     widest = std::max(widest, row_bytes(p));
     bytes[p.w.format == WeightFormat::kBf16] += p.w.rows * row_bytes(p);
   }
-  plan.split = tuning.split > 0 ? tuning.split : split_for(widest);
-  chunks = static_cast<int>(((widest / 128 + plan.split - 1) / plan.split * 128 + kChunk - 1) / kChunk);
-  // Clusters of 4 and 8 fit the processors in sixteens.
-  clusters = std::max(1, (plan.split >= 4 ? sm_count / 16 * 16 : sm_count) * tuning.per_sm / plan.split);
+  plan.split = tuning.split > 0 ? tuning.split : split_for(sm_count, widest, (bytes[0] + bytes[1]) / (kTileRows * widest), !tuning.any_rows && first.tokens <= 8);
+  chunks = chunks_for(widest, plan.split);
+  clusters = clusters_for(sm_count, plan.split);
 
   int segment = 0;
   auto add_segment = [&](Job& job, const GroupedProduct& p, int64_t group) {
@@ -549,7 +592,7 @@ bool scales_fit(const Plan& plan, int chunks) {
 
 }  // namespace
 
-bool stream_takes(int sm_count, std::span<const GroupedProduct> products) {
+bool stream_takes(int sm_count, std::span<const GroupedProduct> products, const StreamTuning& tuning) {
   if (products.empty()) return false;
   int64_t segments = 0;
   for (const GroupedProduct& p : products) {
@@ -564,7 +607,7 @@ bool stream_takes(int sm_count, std::span<const GroupedProduct> products) {
   }
   if (segments > kStreamSegments) return false;
   int clusters, chunks;
-  const Plan plan = make_plan(sm_count, products, {}, clusters, chunks);
+  const Plan plan = make_plan(sm_count, products, tuning, clusters, chunks);
   return scales_fit(plan, chunks);
 }
 

@@ -14,6 +14,19 @@ __device__ inline void barrier_init(uint64_t* barrier, uint32_t arrivals) {
 __device__ inline void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
+// Arrives once `value` is there. What it was made of was loaded from memory that may be written again after the arrival, and
+// an arrival overtakes loads that still queue. So the arrival depends on the value; it is missing for one bit pattern of a
+// NaN that no arithmetic makes.
+__device__ inline void barrier_arrive_after(uint64_t* barrier, float value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred there;\n"
+      "setp.ne.b32 there, %1, 0x7fedcba9;\n"
+      "@there mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(__float_as_uint(value))
+      : "memory");
+}
 // One arrival that also announces `bytes` of copies.
 __device__ inline void barrier_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
