@@ -267,21 +267,20 @@ __device__ __forceinline__ void keep_candidates(const float (&d)[32], int i, int
   float high = (sum[0] + sum[1]) * (fx * unit), low = (sum[2] + sum[3]) * (fy * unit);
   // One lane of four holds the sums.
   bool holds = lane % 4 == 0, high_in = holds && high > threshold, low_in = holds && low > threshold;
+  if (!__any_sync(0xffffffffu, high_in || low_in)) return;
   uint2* list = lists + i * kCandidates;
   if (direct) {
     if (high_in) list[key] = {sortable(high), static_cast<uint32_t>(key)};
     if (low_in) list[key + 8] = {sortable(low), static_cast<uint32_t>(key + 8)};
     return;
   }
-  if (!__any_sync(0xffffffffu, high_in || low_in)) return;
-  unsigned highs = __ballot_sync(0xffffffffu, high_in && key < s.visible[i]);
-  unsigned lows = __ballot_sync(0xffffffffu, low_in && key + 8 < s.visible[i]), before = (1u << lane) - 1;
-  int first = 0;
-  if (lane == 0) first = atomicAdd(&s.count[i], __popc(highs) + __popc(lows));
-  first = __shfl_sync(0xffffffffu, first, 0);
-  if (highs >> lane & 1) list[first + __popc(highs & before)] = {sortable(high), static_cast<uint32_t>(key)};
-  if (lows >> lane & 1)
-    list[first + __popc(highs) + __popc(lows & before)] = {sortable(low), static_cast<uint32_t>(key + 8)};
+  high_in = high_in && key < s.visible[i];
+  low_in = low_in && key + 8 < s.visible[i];
+  if (high_in || low_in) {
+    list += atomicAdd(&s.count[i], high_in + low_in);
+    if (high_in) *list++ = {sortable(high), static_cast<uint32_t>(key)};
+    if (low_in) *list = {sortable(low), static_cast<uint32_t>(key + 8)};
+  }
 }
 
 template <int kQueries>

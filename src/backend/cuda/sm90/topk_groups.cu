@@ -74,10 +74,10 @@ __device__ __forceinline__ void for_values(const SelectShared& s, int size, floa
   }
 }
 
-// The range of keys that the k-th of `size` values is in; `most` is this thread's largest. Ends behind a
-// barrier.
-__device__ __forceinline__ void bound_range(float most, int size, int k, SelectShared& s, uint32_t& lo,
-                                            uint32_t& hi) {
+// The range of keys that the k-th of `size` values is in; `most` is this thread's largest, k are not below
+// `floor`. Ends behind a barrier.
+__device__ __forceinline__ void bound_range(float most, float floor, int size, int k, SelectShared& s,
+                                            uint32_t& lo, uint32_t& hi) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, held = min((size + 3) / 4, kThreads);
   // Sets of neighbouring threads, at least k of them, have each a value as large as the smallest of their
   // maxima.
@@ -103,15 +103,16 @@ __device__ __forceinline__ void bound_range(float most, int size, int k, SelectS
   }
   clear(s);
   __syncthreads();
-  lo = __reduce_min_sync(0xffffffffu, s.warp_lo[lane]);
+  lo = max(sortable(floor), __reduce_min_sync(0xffffffffu, s.warp_lo[lane]));
   hi = __reduce_max_sync(0xffffffffu, s.warp_hi[lane]);
 }
 
 // The threshold of the k largest of `size` >= k values. All threads get the same.
-__device__ __forceinline__ Threshold find_threshold(float most, int size, int k, SelectShared& s) {
+__device__ __forceinline__ Threshold find_threshold(float most, float floor, int size, int k,
+                                                    SelectShared& s) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, need = k;
   uint32_t lo, hi;
-  bound_range(most, size, k, s, lo, hi);
+  bound_range(most, floor, size, k, s, lo, hi);
 #pragma unroll 1
   for (;;) {
     int shift = max(0, 21 - __clz(hi - lo));  // (hi - lo) >> shift < 2048
@@ -251,6 +252,7 @@ __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, co
   // every 16, and the scores. The first level is one that a chunk, or all chunks of the scores, can hold.
   int groups = (n + kGroup - 1) / kGroup;
   int level = n <= kChunks * kChunk ? 2 : groups <= kChunk ? 1 : 0;
+  float floor = -INFINITY;
 #pragma unroll 1
   for (bool first_level = true;; ++level, first_level = false) {
     int limit = level == 2 ? n : level == 1 ? groups : (groups + 3) / 4;  // of the numbers
@@ -278,10 +280,11 @@ __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, co
       s.value[i][thread] = x;
       most = fmaxf(most, fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)));
     }
-    Threshold t = find_threshold(most, size, c.topk, s);
+    Threshold t = find_threshold(most, floor, size, c.topk, s);
     int32_t* to = level == 2 ? out : s.chosen_groups;
     write_chosen(size, t, s, [&](int place, int i, int j) { to[place] = number(i) + j; });
     if (level == 2) return;
+    floor = t.at;  // each of the chosen has a child as large as this
     __syncthreads();
     for (int i = thread; i < c.topk; i += kThreads) s.groups[i] = to[i];
     __syncthreads();
