@@ -70,9 +70,6 @@ __device__ __forceinline__ uint4 stream_16(uint64_t address) {
                : "l"(address));
   return r;
 }
-__device__ __forceinline__ void prefetch_line(uint64_t address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-}
 __device__ __forceinline__ uint32_t load_byte(uint64_t address) {
   uint32_t r;
   asm volatile("ld.global.u8 %0, [%1];" : "=r"(r) : "l"(address));

@@ -109,7 +109,6 @@ class KeyLoads {
   // The next tile; behind the last one it reads keys that are there and not used.
   __device__ __forceinline__ void load(RawKeys& raw) {
     if (at_ == 32) turn();
-    if (at_ % 4 == 0) prefetch();
     uint64_t address = __shfl_sync(0xffffffffu, page_, at_++);
     raw.x = stream_16(address + data_);
     raw.y = stream_16(address + data_ + 512);
@@ -118,13 +117,6 @@ class KeyLoads {
   }
 
  private:
-  // To the second cache, the four tiles behind the next four: eight lines of data a tile, and one of scales.
-  __device__ __forceinline__ void prefetch() {
-    int lane = threadIdx.x % 32;
-    uint64_t page = __shfl_sync(0xffffffffu, at_ == 28 ? next_ : page_, (at_ + 4 + lane / 8) % 32);
-    prefetch_line(page + data_ - lane * 16 + lane % 8 * 128);
-    if (lane % 8 == 0) prefetch_line(page + scale_ - lane);
-  }
   __device__ __forceinline__ void turn() {
     at_ = 0;
     page_ = next_;

@@ -254,22 +254,30 @@ class TileCopies {
   const std::byte* page_ = nullptr;
 };
 
-// Candidates among the 16 keys of this warp for query i: d are their dots with its heads.
+// Candidates among the 16 keys of this warp for query i: d are their dots with its heads. While a list can
+// take every entry that there is so far, entries go to their own places (`direct`), and those behind the
+// visible ones are not counted.
 template <int kQueries>
 __device__ __forceinline__ void keep_candidates(const float (&d)[32], int i, int key, float fx, float fy,
-                                                uint2* lists, StreamShared<kQueries>& s) {
+                                                bool direct, uint2* lists, StreamShared<kQueries>& s) {
   int lane = threadIdx.x % 32;
   uint4 weights[2] = {s.weights[i][lane][0], s.weights[i][lane][1]};
   float unit = s.unit[i], threshold = s.threshold[i], sum[4];
   sum_heads(d, weights, sum);
   float high = (sum[0] + sum[1]) * (fx * unit), low = (sum[2] + sum[3]) * (fy * unit);
   // One lane of four holds the sums.
-  bool high_in = lane % 4 == 0 && high > threshold, low_in = lane % 4 == 0 && low > threshold;
+  bool holds = lane % 4 == 0, high_in = holds && high > threshold, low_in = holds && low > threshold;
   if (!__any_sync(0xffffffffu, high_in || low_in)) return;
+  uint2* list = lists + i * kCandidates;
+  if (direct) {
+    if (high_in) list[key] = {sortable(high), static_cast<uint32_t>(key)};
+    if (low_in) list[key + 8] = {sortable(low), static_cast<uint32_t>(key + 8)};
+    return;
+  }
   high_in = high_in && key < s.visible[i];
   low_in = low_in && key + 8 < s.visible[i];
   if (high_in || low_in) {
-    uint2* list = lists + i * kCandidates + atomicAdd(&s.count[i], high_in + low_in);
+    list += atomicAdd(&s.count[i], high_in + low_in);
     if (high_in) *list++ = {sortable(high), static_cast<uint32_t>(key)};
     if (low_in) *list = {sortable(low), static_cast<uint32_t>(key + 8)};
   }
@@ -286,6 +294,7 @@ __device__ void run_job(const StreamCall& c, const Job& job, uint2* lists, Strea
   uint64_t queries = matrix_descriptor(s.query[0]);
   for (int first = 0; first < tiles; first += kEpoch / kTile) {
     int end = min(tiles, first + kEpoch / kTile);
+    bool direct = (first + kEpoch / kTile) * kTile <= kCandidates;
     for (int t = first + group; t < end; t += kGroups) {
       copy_wait<kStages - 2>();
       __syncwarp();
@@ -313,17 +322,18 @@ __device__ void run_job(const StreamCall& c, const Job& job, uint2* lists, Strea
         multiply(even, a, b);
         multiply(odd, a, b + kNext);
         wgmma_wait<1>();
-        keep_candidates(even, i, key, fx, fy, lists, s);
+        keep_candidates(even, i, key, fx, fy, direct, lists, s);
         multiply(even, a, b + 2 * kNext);
         wgmma_wait<1>();
-        keep_candidates(odd, i + 1, key, fx, fy, lists, s);
+        keep_candidates(odd, i + 1, key, fx, fy, direct, lists, s);
         multiply(odd, a, b + 3 * kNext);
         wgmma_wait<1>();
-        keep_candidates(even, i + 2, key, fx, fy, lists, s);
+        keep_candidates(even, i + 2, key, fx, fy, direct, lists, s);
         wgmma_wait<0>();
-        keep_candidates(odd, i + 3, key, fx, fy, lists, s);
+        keep_candidates(odd, i + 3, key, fx, fy, direct, lists, s);
       }
     }
+    if (direct && threadIdx.x < kQueries) s.count[threadIdx.x] = min(s.visible[threadIdx.x], end * kTile);
     __syncthreads();
     for (int i = group; i < job.tokens; i += kGroups) {
       bool last = end == tiles;

@@ -1,6 +1,6 @@
-// Top k in two exact selections: the k groups of 16 entries with the largest maxima (lowest group on ties),
-// then the k best of their 16 k entries. Nothing outside of those groups can be among the k best: k maxima
-// are at least as large, and where one is equal its entry lies before.
+// Top k in two or three exact selections: the k groups of 16 entries with the largest maxima (lowest group on
+// ties), then the k best of their 16 k entries. Nothing outside of those groups can be among the k best: k
+// maxima are at least as large, and where one is equal its entry lies before.
 //
 // A selection holds up to 16 values a thread, four from each of up to four chunks of 4096, so that loads are
 // wide; chunk, thread and place give the order of their numbers. The k-th value is found by counting those
@@ -37,7 +37,7 @@ struct SelectShared {
   uint32_t lo, hi;  // of the bin that the k-th is in
   int need, bin_count, ties;
   float threshold;
-  int32_t groups[kThreads];
+  int32_t groups[kThreads], chosen_groups[kThreads];
 };
 
 // Values of which those above `at` are taken, and of those equal to it all or the first `ties`.
@@ -74,10 +74,10 @@ __device__ __forceinline__ void for_values(const SelectShared& s, int size, floa
   }
 }
 
-// The range of keys that the k-th of `size` values is in; `most` is this thread's largest. Ends behind a
-// barrier.
-__device__ __forceinline__ void bound_range(float most, int size, int k, SelectShared& s, uint32_t& lo,
-                                            uint32_t& hi) {
+// The range of keys that the k-th of `size` values is in; `most` is this thread's largest, k are not below
+// `floor`. Ends behind a barrier.
+__device__ __forceinline__ void bound_range(float most, float floor, int size, int k, SelectShared& s,
+                                            uint32_t& lo, uint32_t& hi) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, held = min((size + 3) / 4, kThreads);
   // Sets of neighbouring threads, at least k of them, have each a value as large as the smallest of their
   // maxima.
@@ -103,15 +103,16 @@ __device__ __forceinline__ void bound_range(float most, int size, int k, SelectS
   }
   clear(s);
   __syncthreads();
-  lo = __reduce_min_sync(0xffffffffu, s.warp_lo[lane]);
+  lo = max(sortable(floor), __reduce_min_sync(0xffffffffu, s.warp_lo[lane]));
   hi = __reduce_max_sync(0xffffffffu, s.warp_hi[lane]);
 }
 
 // The threshold of the k largest of `size` >= k values. All threads get the same.
-__device__ __forceinline__ Threshold find_threshold(float most, int size, int k, SelectShared& s) {
+__device__ __forceinline__ Threshold find_threshold(float most, float floor, int size, int k,
+                                                    SelectShared& s) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, need = k;
   uint32_t lo, hi;
-  bound_range(most, size, k, s, lo, hi);
+  bound_range(most, floor, size, k, s, lo, hi);
 #pragma unroll 1
   for (;;) {
     int shift = max(0, 21 - __clz(hi - lo));  // (hi - lo) >> shift < 2048
@@ -220,6 +221,18 @@ __device__ __forceinline__ void write_chosen(int size, Threshold t, SelectShared
   });
 }
 
+// Values from, ... from + 3 of a row of n; -inf behind its end.
+__device__ __forceinline__ float4 four_values(const float* row, int from, int n) {
+  int left = n - from;
+  if (left <= 0) return {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+  float4 x = *reinterpret_cast<const float4*>(row + from);
+  return {x.x, left > 1 ? x.y : -INFINITY, left > 2 ? x.z : -INFINITY, left > 3 ? x.w : -INFINITY};
+}
+__device__ __forceinline__ float largest_of_four(const float* row, int from, int n) {
+  float4 x = four_values(row, from, n);
+  return fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w));
+}
+
 __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, const float* group_max) {
   extern __shared__ __align__(16) uint8_t memory[];
   SelectShared& s = *reinterpret_cast<SelectShared*>(memory);
@@ -235,37 +248,45 @@ __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, co
     for (int i = thread; i < c.topk; i += kThreads) out[i] = i < n ? i : -1;
     return;
   }
-  // The values to choose from: all scores, or the maxima and then the scores of the groups chosen.
-  bool by_groups = n > kChunks * kChunk;
+  // Levels of values to choose from, each those of the chosen of the level above: the largest of every 64, of
+  // every 16, and the scores. The first level is one that a chunk, or all chunks of the scores, can hold.
+  int groups = (n + kGroup - 1) / kGroup;
+  int level = n <= kChunks * kChunk ? 2 : groups <= kChunk ? 1 : 0;
+  float floor = -INFINITY;
 #pragma unroll 1
-  for (bool last = !by_groups;; last = true) {
-    int limit = last ? n : (n + kGroup - 1) / kGroup;  // of the numbers
-    int size = last && by_groups ? c.topk * kGroup : limit;
-    const float* from = last ? scores : maxima;
+  for (bool first_level = true;; ++level, first_level = false) {
+    int limit = level == 2 ? n : level == 1 ? groups : (groups + 3) / 4;  // of the numbers
+    int children = level == 2 ? kGroup : 4;                               // of one of the level above
+    int size = first_level ? limit : c.topk * children;
     // Number of the first of this thread's four values of chunk i.
     auto number = [&](int i) {
       int at = i * kChunk + 4 * thread;
-      return last && by_groups ? s.groups[at / kGroup] * kGroup + at % kGroup : at;
+      return first_level ? at : s.groups[at / children] * children + at % children;
     };
     float most = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      if (i >= chunks_of(size)) break;
+#pragma unroll 1
+    for (int i = 0; i < chunks_of(size); ++i) {
       float4 x = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
       if (i * kChunk + 4 * thread < size) {
-        int first = number(i), left = limit - first;
-        if (left > 0) {
-          float4 y = *reinterpret_cast<const float4*>(from + first);
-          x = {y.x, left > 1 ? y.y : -INFINITY, left > 2 ? y.z : -INFINITY, left > 3 ? y.w : -INFINITY};
+        int first = number(i);
+        if (level == 0) {
+          x = {largest_of_four(maxima, 4 * first, groups), largest_of_four(maxima, 4 * first + 4, groups),
+               largest_of_four(maxima, 4 * first + 8, groups),
+               largest_of_four(maxima, 4 * first + 12, groups)};
+        } else {
+          x = four_values(level == 2 ? scores : maxima, first, limit);
         }
       }
       s.value[i][thread] = x;
       most = fmaxf(most, fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)));
     }
-    Threshold t = find_threshold(most, size, c.topk, s);
-    int32_t* to = last ? out : s.groups;
+    Threshold t = find_threshold(most, floor, size, c.topk, s);
+    int32_t* to = level == 2 ? out : s.chosen_groups;
     write_chosen(size, t, s, [&](int place, int i, int j) { to[place] = number(i) + j; });
-    if (last) return;
+    if (level == 2) return;
+    floor = t.at;  // each of the chosen has a child as large as this
+    __syncthreads();
+    for (int i = thread; i < c.topk; i += kThreads) s.groups[i] = to[i];
     __syncthreads();
   }
 }
