@@ -123,7 +123,8 @@ void bench_boundary(CudaContext& context, int64_t dim, int64_t tokens) {
     a.comb = {pool.take(tokens * 16, 0.3f), {tokens, 4, 4}};
   }
   int launches = tokens > 256 ? 8 : 96;
-  std::string name = "boundary d=" + std::to_string(dim) + " T=" + std::to_string(tokens);
+  std::string name =
+      std::string("boundary d=") + std::to_string(dim) + std::string(" T=") + std::to_string(tokens);
   // The document counts bf16 streams: 20 bytes a value of a token; here they are f32: 40.
   double bytes = 24.0 * 4 * dim * 4 + double(tokens) * dim * 40,
          bf16 = 24.0 * 4 * dim * 4 + double(tokens) * dim * 20;
@@ -151,7 +152,8 @@ void bench_generic(CudaContext& context, int64_t dim, int64_t tokens) {
   pre.x = {pool.take(tokens * dim, 1), {tokens, dim}};
   pre.post = {pool.take(tokens * 4, 1), {tokens, 4}};
   pre.comb = {pool.take(tokens * 16, 0.3f), {tokens, 4, 4}};
-  std::string name = " generic d=" + std::to_string(dim) + " T=" + std::to_string(tokens);
+  std::string name =
+      std::string(" generic d=") + std::to_string(dim) + std::string(" T=") + std::to_string(tokens);
   report("hc_pre" + name, time_graph(context.stream, 16, [&](int) { hc_pre(context, pre); }),
          96.0 * 4 * dim + double(tokens) * dim * 20);
   report("hc_post" + name,
@@ -172,7 +174,8 @@ void bench_heads(CudaContext& context, int64_t heads, int64_t tokens) {
   Pool pool;
   View<float, 3> q(pool.take(tokens * heads * 512, 1), {tokens, heads, 512});
   View<float, 3> table(pool.take(tokens * 64, 1), {tokens, 32, 2});
-  std::string name = " " + std::to_string(heads) + " heads T=" + std::to_string(tokens);
+  std::string name =
+      std::string(" ") + std::to_string(heads) + std::string(" heads T=") + std::to_string(tokens);
   report("head_norm_rope" + name,
          time_graph(context.stream, 16, [&](int) { head_norm_rope(context, {q, table, 1e-6f}); }),
          double(tokens) * heads * 512 * 8);
@@ -191,9 +194,10 @@ void bench_small_rows(CudaContext& context, int64_t q_rank, int64_t tokens) {
   a.format = KvRowFormat::entry(Numerics::kFast, 512, 64);
   a.rows = {reinterpret_cast<std::byte*>(pool.take(tokens * 144, 1)),
             reinterpret_cast<std::byte*>(pool.take(tokens * 2, 1))};
-  report("small rows " + std::to_string(q_rank) + "+512 T=" + std::to_string(tokens),
-         time_graph(context.stream, 64, [&](int) { small_rows(context, a); }),
-         double(tokens) * (q_rank * 8 + 512 * 4 + 64 * 4 + 584));
+  report(
+      std::string("small rows ") + std::to_string(q_rank) + std::string("+512 T=") + std::to_string(tokens),
+      time_graph(context.stream, 64, [&](int) { small_rows(context, a); }),
+      double(tokens) * (q_rank * 8 + 512 * 4 + 64 * 4 + 584));
 }
 
 void bench_sampling(CudaContext& context, int64_t n) {
@@ -217,7 +221,7 @@ void bench_sampling(CudaContext& context, int64_t n) {
       host[i].temperature = s.temperature, host[i].top_p = s.top_p, host[i].top_k = s.top_k,
       host[i].position = i;
     CHECK(cudaMemcpy(requests, host.data(), n * sizeof(SampleRequest), cudaMemcpyHostToDevice));
-    report(std::string("sample ") + s.name + " n=" + std::to_string(n),
+    report(std::string("sample ") + s.name + std::string(" n=") + std::to_string(n),
            time_graph(context.stream, 16,
                       [&](int) { sample(context, {logits, {requests, {n}}, ids, stopped}); }),
            double(n) * kVocab * 4);

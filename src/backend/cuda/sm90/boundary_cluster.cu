@@ -14,8 +14,9 @@
 //      do next;
 //   4. writes its part of the mix.
 // Two groups of warps in a block work on tiles of their own, so that one computes while the other waits for
-// memory or for the other blocks. Small and large batches run the same code on a token: its bits do not
-// depend on its company.
+// memory or for the other blocks. For few
+// tokens all warps are one group. A token's bits depend on which of the two it is (deterministic: always the
+// former), not on its company.
 //
 // The logits: factors are split into two bf16 numbers each, and the products hi*hi, hi*lo and lo*hi added,
 // which leaves some 1e-5 of a logit (plain tf32: 2e-4). G in f32: if the streams cancel, so that |x|^2 is a
@@ -91,16 +92,13 @@ __device__ void work(typename S::Space& space, const Params& p, int group, int w
       ptx::barrier_expect(ptx::shared_address(&space.weights_here[group][round % 2]), kTile * sizeof(float4));
   };
   int round = 0;
+#pragma unroll 1
   for (int first = tiles.first; first < p.tokens; first += tiles.step, ++round) {
     int64_t token = first + g;
     bool live = g < p.tile && token < p.tokens;
     Held<S> held;
     load<S>(held, p, token, place, live);
     float coefficient = load_coefficient<S>(p, first, worker);
-    if (round == 0) {
-      split_fn<S>(space, group * S::kWarps + warp, lane);
-      ptx::cluster_arrive();
-    }
     if (p.y) {
       keep_coefficient<S>(mine, worker, coefficient);
       ptx::barrier_sync(1 + group, S::kWorkers);
@@ -121,10 +119,7 @@ __device__ void work(typename S::Space& space, const Params& p, int group, int w
     expect(round + 2);
     if (live) finish<S>(held, p, mine.weights[round % 2][g], norm, token, place);
   }
-  if (round > 0) return;
-  split_fn<S>(space, group * S::kWarps + warp, lane);
-  ptx::cluster_arrive();
-  ptx::cluster_wait();
+  if (round == 0) ptx::cluster_wait();
 }
 
 // The warp beside a group: makes weights, post and comb of the tokens that this block owns. Lane i works for
@@ -136,8 +131,8 @@ __device__ void own_tokens(typename S::Space& space, const Params& p, int group,
   uint32_t barrier = ptx::shared_address(&space.sums_here[group]);
   int n = static_cast<int>(rank) % kTile, round = static_cast<int>(rank) / kTile;
   float base = p.base[min(lane, kLogits - 1)], scale = p.scale[lane < 4 ? 0 : lane < 8 ? 1 : 2];
-  ptx::cluster_arrive();
   ptx::cluster_wait();
+#pragma unroll 1
   for (int first = tiles.first + round * tiles.step; first < p.tokens; first += 2 * tiles.step, round += 2) {
     if (lane == 0) ptx::barrier_expect(barrier, sizeof(mine.sums));
     ptx::barrier_wait(barrier, round / 2 % 2);
@@ -209,6 +204,8 @@ __global__ void __launch_bounds__(S::kThreads, 1) boundary_kernel(const __grid_c
     ptx::barrier_init_done();
   }
   __syncwarp();
+  if (worker) split_fn<S>(space, warp, lane);
+  ptx::cluster_arrive();
   ptx::wait_for_previous();
   if (worker)
     work<S>(space, p, group, warp_of_group, lane, rank);
@@ -216,8 +213,19 @@ __global__ void __launch_bounds__(S::kThreads, 1) boundary_kernel(const __grid_c
     own_tokens<S>(space, p, group, lane, rank);
 }
 
-using Flash = Shape<4096, 2, 2>;
-using Pro = Shape<7168, 4, 2>;
+// For few tokens all warps share a tile, which shortens the way of each; for many they are two groups.
+template <int kDim>
+struct Shapes;
+template <>
+struct Shapes<4096> {
+  using Few = Shape<4096, 1, 1>;
+  using Many = Shape<4096, 2, 2>;
+};
+template <>
+struct Shapes<7168> {
+  using Few = Shape<7168, 2, 1>;
+  using Many = Shape<7168, 4, 2>;
+};
 
 template <class S>
 cudaLaunchConfig_t configuration(cudaLaunchAttribute (&attributes)[2], int clusters, cudaStream_t stream,
@@ -256,9 +264,10 @@ int clusters_at_once() {
 
 template <class S>
 void launch(CudaContext& context, Params p, bool dependent) {
-  int most = clusters_at_once<S>();
-  int slots = S::kGroups * most;
-  p.tile = std::clamp((p.tokens + slots - 1) / slots, 1, kTile);
+  // Tiles of less than 4 tokens gain nothing: a block costs its part of fn.
+  constexpr int kLeast = 4;
+  int most = clusters_at_once<S>(), slots = S::kGroups * most;
+  p.tile = std::clamp((p.tokens + slots - 1) / slots, kLeast, kTile);
   int clusters = std::min(most, (p.tokens + p.tile - 1) / p.tile);
   cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config = configuration<S>(attributes, clusters, context.stream, dependent);
@@ -266,12 +275,26 @@ void launch(CudaContext& context, Params p, bool dependent) {
   KVASIR_CHECK(error == cudaSuccess, "boundary of {} tokens: {}", p.tokens, cudaGetErrorString(error));
 }
 
+template <int kDim>
+bool serves() {
+  return clusters_at_once<typename Shapes<kDim>::Few>() > 0 &&
+         clusters_at_once<typename Shapes<kDim>::Many>() > 0;
+}
+
+template <int kDim>
+void launch_any(CudaContext& context, const Params& p, bool dependent) {
+  using Few = typename Shapes<kDim>::Few;
+  if (!context.deterministic && p.tokens <= kTile * clusters_at_once<Few>())
+    return launch<Few>(context, p, dependent);
+  launch<typename Shapes<kDim>::Many>(context, p, dependent);
+}
+
 }  // namespace
 
 bool boundary_cluster_serves(const HcBoundaryArgs& a) {
   if (a.streams.shape(1) != kStreams || a.streams.shape(0) > (int64_t{1} << 30)) return false;
-  if (a.streams.shape(2) == 4096) return clusters_at_once<Flash>() > 0;
-  if (a.streams.shape(2) == 7168) return clusters_at_once<Pro>() > 0;
+  if (a.streams.shape(2) == 4096) return serves<4096>();
+  if (a.streams.shape(2) == 7168) return serves<7168>();
   return false;
 }
 
@@ -297,8 +320,8 @@ void boundary_cluster(CudaContext& context, const HcBoundaryArgs& a, bool depend
            a.sinkhorn_iters,
            a.norm_eps,
            a.sinkhorn_eps};
-  if (dim == 4096) return launch<Flash>(context, p, dependent);
-  launch<Pro>(context, p, dependent);
+  if (dim == 4096) return launch_any<4096>(context, p, dependent);
+  launch_any<7168>(context, p, dependent);
 }
 
 }  // namespace kvasir::cuda
