@@ -51,11 +51,36 @@ inline std::vector<std::byte> state_of(std::span<const int32_t> tokens, int64_t 
   return state;
 }
 
+// Memory that the host may not touch, as a device's: its addresses lead nowhere.
+class FarMemory final : public Memory {
+ public:
+  Result<Buffer> allocate(int64_t bytes, const char* what) override {
+    KVASIR_TRY(Buffer near, host_memory().allocate(bytes, what));
+    std::byte* data = near.data();
+    near_.push_back(std::move(near));
+    return Buffer::adopt(data + kFar, bytes, [](std::byte*, int64_t) {});
+  }
+  void write(void* to, const void* from, int64_t bytes) override { std::memcpy(near(to), from, static_cast<size_t>(bytes)); }
+  void read(void* to, const void* from, int64_t bytes) override {
+    std::memcpy(to, near(const_cast<void*>(from)), static_cast<size_t>(bytes));
+  }
+  void copy(void* to, const void* from, int64_t bytes) override { host_memory().copy(near(to), near(const_cast<void*>(from)), bytes); }
+  void draw(const RandomDraw&) override {}
+  bool on_host() const override { return false; }
+  Result<int64_t> available() override { return host_memory().available(); }
+
+ private:
+  static constexpr int64_t kFar = int64_t{1} << 56;  // no address that a process can have
+  static void* near(void* far) { return static_cast<std::byte*>(far) - kFar; }
+  std::vector<Buffer> near_;
+};
+
 struct CacheUnderTest {
   explicit CacheUnderTest(int64_t pages, int64_t snapshot_bytes = 1 << 20, DiskStore* disk = nullptr,
                           int64_t page_bytes = kPageBytes,
-                          std::vector<int64_t> sections = {kPageBytes / 4, kPageBytes / 2, kPageBytes / 4})
-      : pool(page_bytes, pages),
+                          std::vector<int64_t> sections = {kPageBytes / 4, kPageBytes / 2, kPageBytes / 4},
+                          Memory& memory = host_memory())
+      : pool(page_bytes, pages, memory),
         cache(std::make_unique<PrefixCache>(pool, disk,
                                             PrefixCacheOptions{.page_tokens = kSpanTokens,
                                                                .section_bytes = std::move(sections),
@@ -84,15 +109,17 @@ struct CacheUnderTest {
       }
     }
     for (int64_t i = 0; i < table.size(); ++i) {
-      EXPECT_TRUE(
-          page_is(table.addresses()[i], std::span(tokens).first((i + 1) * kSpanTokens), pool.page_bytes()))
-          << "page " << i;
+      HostBytes page(pool.memory(), table.host_addresses()[i], pool.page_bytes(), HostBytes::Content::kFetch);
+      EXPECT_TRUE(page_is(page.data(), std::span(tokens).first((i + 1) * kSpanTokens), pool.page_bytes())) << "page " << i;
     }
     int64_t had = table.size();
     int64_t all = std::ssize(tokens) / kSpanTokens;
     if (!cache->make_room(all - had) || !table.grow(all)) return -1;
-    for (int64_t i = had; i < all; ++i)
-      fill_page(table.addresses()[i], std::span(tokens).first((i + 1) * kSpanTokens), pool.page_bytes());
+    for (int64_t i = had; i < all; ++i) {
+      HostBytes page(pool.memory(), table.host_addresses()[i], pool.page_bytes(), HostBytes::Content::kUnset);
+      fill_page(page.data(), std::span(tokens).first((i + 1) * kSpanTokens), pool.page_bytes());
+      page.write_back();
+    }
     cache->publish(key, had, table.ids().subspan(had));
     if (match.branch_length > from) {
       auto branch = std::span(tokens).first(match.branch_length);

@@ -15,8 +15,9 @@ struct StoreInFolder {
 
 // Both tiers, the second in `dir`, as a process would have them until it ends.
 struct CacheOnDisk : StoreInFolder, CacheUnderTest {
-  explicit CacheOnDisk(const TempDir& dir)
-      : StoreInFolder{open_store(disk_options(dir.file("kv")))}, CacheUnderTest(64, 1 << 20, disk.get()) {}
+  explicit CacheOnDisk(const TempDir& dir, Memory& memory = host_memory())
+      : StoreInFolder{open_store(disk_options(dir.file("kv")))},
+        CacheUnderTest(64, 1 << 20, disk.get(), kPageBytes, {kPageBytes / 4, kPageBytes / 2, kPageBytes / 4}, memory) {}
 
   bool run_and_leave_to_disk(const Tokens& tokens) {
     run(tokens);
@@ -45,6 +46,23 @@ TEST(PrefixCacheOnDisk, ARestartLosesNothingThatWasWritten) {
   EXPECT_EQ(t.run(joined(b, prompt(5, 20))), 20);
   EXPECT_EQ(t.cache->lookup({0, a}, 130).points.back().tier, CacheTier::kMemory) << "it has been read in";
   t.cache->audit();
+}
+
+TEST(PrefixCacheOnDisk, HoldsPagesOfADeviceAndOfTheHostAlike) {
+  // Written from memory that the host may not touch, read back into such memory, and into the host's.
+  TempDir dir;
+  Tokens a = prompt(1, 130);
+  FarMemory far;
+  {
+    CacheOnDisk t(dir, far);
+    t.run(a);
+    ASSERT_TRUE(t.cache->flush());
+  }
+  for (Memory* memory : {static_cast<Memory*>(&far), &host_memory()}) {
+    CacheOnDisk t(dir, *memory);
+    EXPECT_EQ(t.run(joined(a, prompt(4, 20))), 20);
+    t.cache->audit();
+  }
 }
 
 TEST(PrefixCacheOnDisk, TwoRestoresShareOneRead) {
