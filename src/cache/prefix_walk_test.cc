@@ -58,9 +58,9 @@ TEST(PrefixCacheOnDisk, HoldsPagesOfADeviceAndOfTheHostAlike) {
     t.run(a);
     ASSERT_TRUE(t.cache->flush());
   }
-  for (Memory* memory : {static_cast<Memory*>(&far), &host_memory()}) {
-    CacheOnDisk t(dir, *memory);
-    EXPECT_EQ(t.run(joined(a, prompt(4, 20))), 20);
+  for (bool device : {true, false}) {
+    CacheOnDisk t(dir, device ? static_cast<Memory&>(far) : host_memory());
+    EXPECT_EQ(t.run(joined(a, prompt(device ? 4 : 5, 20))), 20) << (device ? "into a device" : "into the host");
     t.cache->audit();
   }
 }
