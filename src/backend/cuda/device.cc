@@ -3,6 +3,8 @@
 
 #include <fmt/core.h>
 
+#include "base/check.h"
+
 namespace kvasir::cuda {
 namespace {
 
@@ -36,6 +38,12 @@ Error device_error(cudaError_t error, const char* what) {
   ErrorCode code = error == cudaErrorMemoryAllocation ? ErrorCode::kBusy : ErrorCode::kIo;
   if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) code = ErrorCode::kUnsupported;
   return {code, fmt::format("CUDA: {} ({}) in {}: {}", cudaGetErrorString(error), cudaGetErrorName(error), what, next_step(error))};
+}
+
+void check_launch(cudaError_t error, const char* what) {
+  bool ours = error == cudaErrorInvalidValue || error == cudaErrorInvalidConfiguration || error == cudaErrorLaunchOutOfResources ||
+              error == cudaErrorInvalidDeviceFunction || error == cudaErrorInvalidClusterSize;
+  KVASIR_CHECK(!ours, "{}: {}", what, cudaGetErrorString(error));
 }
 
 Result<DeviceInfo> open_device(int index) {

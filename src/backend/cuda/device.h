@@ -18,6 +18,10 @@ Error device_error(cudaError_t error, const char* what);
       return ::kvasir::cuda::device_error(cuda_error, #call);                        \
   } while (0)
 
+// For calls inside an op, which hands no error up. A launch that is configured wrongly is our mistake and aborts; a fault of
+// the device stays with the runtime and is reported by Ops::synchronize.
+void check_launch(cudaError_t error, const char* what);
+
 struct DeviceInfo {
   int index = 0;
   std::string name;
