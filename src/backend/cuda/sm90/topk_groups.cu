@@ -1,4 +1,4 @@
-// Top k in two or three exact selections: the k groups of 16 entries with the largest maxima (lowest group on
+// Top k in two exact selections: the k groups of 16 entries with the largest maxima (lowest group on
 // ties), then the k best of their 16 k entries. Nothing outside of those groups can be among the k best: k
 // maxima are at least as large, and where one is equal its entry lies before.
 //
@@ -37,7 +37,7 @@ struct SelectShared {
   uint32_t lo, hi;  // of the bin that the k-th is in
   int need, bin_count, ties;
   float threshold;
-  int32_t groups[kThreads], chosen_groups[kThreads];
+  int32_t groups[kThreads];
 };
 
 // Values of which those above `at` are taken, and of those equal to it all or the first `ties`.
@@ -228,11 +228,6 @@ __device__ __forceinline__ float4 four_values(const float* row, int from, int n)
   float4 x = *reinterpret_cast<const float4*>(row + from);
   return {x.x, left > 1 ? x.y : -INFINITY, left > 2 ? x.z : -INFINITY, left > 3 ? x.w : -INFINITY};
 }
-__device__ __forceinline__ float largest_of_four(const float* row, int from, int n) {
-  float4 x = four_values(row, from, n);
-  return fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w));
-}
-
 __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, const float* group_max) {
   extern __shared__ __align__(16) uint8_t memory[];
   SelectShared& s = *reinterpret_cast<SelectShared*>(memory);
@@ -248,45 +243,33 @@ __global__ void __launch_bounds__(kThreads, 1) topk_groups_kernel(TopkRows c, co
     for (int i = thread; i < c.topk; i += kThreads) out[i] = i < n ? i : -1;
     return;
   }
-  // Levels of values to choose from, each those of the chosen of the level above: the largest of every 64, of
-  // every 16, and the scores. The first level is one that a chunk, or all chunks of the scores, can hold.
-  int groups = (n + kGroup - 1) / kGroup;
-  int level = n <= kChunks * kChunk ? 2 : groups <= kChunk ? 1 : 0;
+  // All scores, or the maxima and then the scores of the groups chosen.
+  bool by_groups = n > kChunks * kChunk;
   float floor = -INFINITY;
 #pragma unroll 1
-  for (bool first_level = true;; ++level, first_level = false) {
-    int limit = level == 2 ? n : level == 1 ? groups : (groups + 3) / 4;  // of the numbers
-    int children = level == 2 ? kGroup : 4;                               // of one of the level above
-    int size = first_level ? limit : c.topk * children;
+  for (bool last = !by_groups;; last = true) {
+    int limit = last ? n : (n + kGroup - 1) / kGroup;  // of the numbers
+    int size = last && by_groups ? c.topk * kGroup : limit;
+    const float* from = last ? scores : maxima;
     // Number of the first of this thread's four values of chunk i.
     auto number = [&](int i) {
       int at = i * kChunk + 4 * thread;
-      return first_level ? at : s.groups[at / children] * children + at % children;
+      return last && by_groups ? s.groups[at / kGroup] * kGroup + at % kGroup : at;
     };
     float most = -INFINITY;
-#pragma unroll 1
-    for (int i = 0; i < chunks_of(size); ++i) {
-      float4 x = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-      if (i * kChunk + 4 * thread < size) {
-        int first = number(i);
-        if (level == 0) {
-          x = {largest_of_four(maxima, 4 * first, groups), largest_of_four(maxima, 4 * first + 4, groups),
-               largest_of_four(maxima, 4 * first + 8, groups),
-               largest_of_four(maxima, 4 * first + 12, groups)};
-        } else {
-          x = four_values(level == 2 ? scores : maxima, first, limit);
-        }
-      }
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      if (i >= chunks_of(size)) break;
+      bool in = i * kChunk + 4 * thread < size;
+      float4 x = four_values(from, in ? number(i) : limit, limit);
       s.value[i][thread] = x;
       most = fmaxf(most, fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w)));
     }
     Threshold t = find_threshold(most, floor, size, c.topk, s);
-    int32_t* to = level == 2 ? out : s.chosen_groups;
+    int32_t* to = last ? out : s.groups;
     write_chosen(size, t, s, [&](int place, int i, int j) { to[place] = number(i) + j; });
-    if (level == 2) return;
-    floor = t.at;  // each of the chosen has a child as large as this
-    __syncthreads();
-    for (int i = thread; i < c.topk; i += kThreads) s.groups[i] = to[i];
+    if (last) return;
+    floor = t.at;  // each of the chosen groups has a score as large as this
     __syncthreads();
   }
 }
