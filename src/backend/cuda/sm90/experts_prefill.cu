@@ -162,6 +162,11 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
     }
     const int groups = (tile.count + 31) / 32 * 2;  // of 16 tokens
     for (int block = 0; block < p.cols / 128; ++block) {
+      // Before the wait for a free stage: whoever is to free it may be waiting for this one.
+      if (issued >= S::kAhead) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(S::kAhead - 1) : "memory");
+        finish(scales[0], largest[0]);
+      }
       barrier_wait(&bars.empty[stage], parity);
       const uint32_t offset = static_cast<uint32_t>(stage * S::kBytes);
 #pragma unroll
@@ -174,10 +179,6 @@ __device__ void produce(const Product& p, const Stages<kShared>& stages, Product
           copy16(tokens_to + offset + static_cast<uint32_t>(i * 2048),
                  p.in + (token[i] + static_cast<uint32_t>(block * 128)));
       asm volatile("cp.async.commit_group;" ::: "memory");
-      if (issued >= S::kAhead) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(S::kAhead) : "memory");
-        finish(scales[0], largest[0]);
-      }
 #pragma unroll
       for (int i = 0; i + 1 < S::kAhead; ++i)
         scales[i][0] = scales[i + 1][0], scales[i][1] = scales[i + 1][1], largest[i] = largest[i + 1];
