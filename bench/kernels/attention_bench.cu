@@ -1,11 +1,11 @@
-// Times attention on the device at the shapes of Flash and Pro: graph replay, medians, query sets rotated. Prints a
-// table; JSON goes to the file named on the command line.
+// Times attention on the device at the shapes of Flash and Pro: graph replay, medians, query sets rotated.
+// Prints a table; JSON goes to the file named on the command line.
 //
 //   attention_bench [json]
 //
-// As the peers in gpu-kernels.md section 5 were timed: queries, lists and outputs rotate, the pool of rows does not, so
-// that at short contexts rows come from L2. Floor: (584 bytes a row + 4 a query and head value) over the copy rate measured here,
-// or the bf16 rate of section 1, whichever is more time.
+// As the peers in gpu-kernels.md section 5 were timed: queries, lists and outputs rotate, the pool of rows
+// does not, so that at short contexts rows come from L2. Floor: (584 bytes a row + 4 a query and head value)
+// over the copy rate measured here, or the bf16 rate of section 1, whichever is more time.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -17,6 +17,7 @@
 
 #include "backend/cuda/attention.h"
 #include "backend/cuda/memory.h"
+#include "backend/cuda/sm90/attention_split.h"
 #include "backend/cuda/sm90/attention_tiles.h"
 
 namespace kvasir::cuda {
@@ -36,8 +37,8 @@ __device__ uint32_t hash(uint64_t x) {
   return static_cast<uint32_t>(x >> 32);
 }
 
-// Rows of plausible bytes: e4m3 of either sign below 4, scales around 2^-2, bf16 around 1. Row r is row r % per_page of
-// page r / per_page.
+// Rows of plausible bytes: e4m3 of either sign below 4, scales around 2^-2, bf16 around 1. Row r is row r %
+// per_page of page r / per_page.
 __global__ void fill_rows(std::byte* data, std::byte* scale, int per_page, int64_t page_bytes) {
   int64_t r = blockIdx.x;
   data += r / per_page * (page_bytes - per_page * 576), scale += r / per_page * (page_bytes - per_page * 8);
@@ -46,7 +47,9 @@ __global__ void fill_rows(std::byte* data, std::byte* scale, int per_page, int64
     uint32_t byte = i < 448 ? (h & 0x80) | (h >> 8) % 0x50 : i % 2 == 0 ? h & 0xff : (h & 0x80) | 0x3f;
     data[r * 576 + i] = static_cast<std::byte>(byte);
   }
-  if (threadIdx.x < 8) scale[r * 8 + threadIdx.x] = static_cast<std::byte>(threadIdx.x < 7 ? 123 + hash(r * 7 + threadIdx.x) % 4 : 0);
+  if (threadIdx.x < 8)
+    scale[r * 8 + threadIdx.x] =
+        static_cast<std::byte>(threadIdx.x < 7 ? 123 + hash(r * 7 + threadIdx.x) % 4 : 0);
 }
 __global__ void fill_floats(float* x, int64_t n, float scale, uint64_t seed) {
   int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
@@ -58,7 +61,9 @@ __global__ void fill_lists(int32_t* lists, const int32_t* positions, int topk, u
   int64_t visible = (positions[row] + 1) / 4;
   for (int i = threadIdx.x; i < topk; i += blockDim.x) {
     int64_t low = visible * i / topk, high = visible * (i + 1) / topk;
-    lists[row * topk + i] = visible <= topk ? (i < visible ? i : -1) : static_cast<int32_t>(low + hash(seed + row * topk + i) % (high - low));
+    lists[row * topk + i] = visible <= topk
+                                ? (i < visible ? i : -1)
+                                : static_cast<int32_t>(low + hash(seed + row * topk + i) % (high - low));
   }
 }
 
@@ -107,12 +112,14 @@ T* device(size_t count) {
 
 // One case's memory: a pool of rows, and `sets` of queries, lists and outputs.
 struct Setup {
-  explicit Setup(const Case& shape) : c(shape), rows(int64_t{c.batch} * c.tokens), ratio(c.choice == EntryChoice::kAll ? 128 : 4) {
+  explicit Setup(const Case& shape)
+      : c(shape), rows(int64_t{c.batch} * c.tokens), ratio(c.choice == EntryChoice::kAll ? 128 : 4) {
     format = KvRowFormat::entry(Numerics::kFast, 512, 64);
     int64_t set_bytes = rows * c.heads * 512 * 8;
     sets = static_cast<int>(std::clamp<int64_t>((int64_t{160} << 20) / set_bytes, 2, 20));
     int per_page = 128 / ratio;
-    int64_t entries = c.choice == EntryChoice::kNone ? 0 : c.context / ratio, pages_each = (entries + per_page - 1) / per_page;
+    int64_t entries = c.choice == EntryChoice::kNone ? 0 : c.context / ratio,
+            pages_each = (entries + per_page - 1) / per_page;
     int64_t page_bytes = int64_t{per_page} * 584 + (per_page == 1 ? 56 : 0);
     place.ratio = ratio;
     place.window_capacity = 132;
@@ -121,9 +128,11 @@ struct Setup {
     place.entries.scale_offset = int64_t{per_page} * 576;
     state = take<std::byte>(static_cast<size_t>(c.batch) * kState);
     pool = take<std::byte>(static_cast<size_t>(std::max<int64_t>(1, pages_each * c.batch * page_bytes)));
-    rows_data = take<std::byte>(static_cast<size_t>(rows) * 576), rows_scale = take<std::byte>(static_cast<size_t>(rows) * 8);
+    rows_data = take<std::byte>(static_cast<size_t>(rows) * 576),
+    rows_scale = take<std::byte>(static_cast<size_t>(rows) * 8);
     fill_rows<<<static_cast<unsigned>(rows), 192>>>(rows_data, rows_scale, 1 << 30, 0);
-    for (int b = 0; b < c.batch; ++b) fill_rows<<<132, 192>>>(state + b * kState, state + b * kState + 132 * 576, 1 << 30, 0);
+    for (int b = 0; b < c.batch; ++b)
+      fill_rows<<<132, 192>>>(state + b * kState, state + b * kState + 132 * 576, 1 << 30, 0);
     std::vector<std::byte*> table;
     for (int64_t p = 0; p < pages_each * c.batch; ++p) table.push_back(pool + p * page_bytes);
     // Pages of a sequence are scattered over the pool.
@@ -136,19 +145,28 @@ struct Setup {
     std::vector<CacheSequence> sequences;
     std::vector<int32_t> numbers, positions;
     for (int b = 0; b < c.batch; ++b) {
-      sequences.push_back({{b * int64_t{c.tokens}, c.tokens, c.context - c.tokens}, state + b * kState, d_table + b * pages_each, nullptr});
-      for (int i = 0; i < c.tokens; ++i) numbers.push_back(b), positions.push_back(static_cast<int32_t>(c.context - c.tokens + i));
+      sequences.push_back({{b * int64_t{c.tokens}, c.tokens, c.context - c.tokens},
+                           state + b * kState,
+                           d_table + b * pages_each,
+                           nullptr});
+      for (int i = 0; i < c.tokens; ++i)
+        numbers.push_back(b), positions.push_back(static_cast<int32_t>(c.context - c.tokens + i));
     }
     d_sequences = put(sequences), d_numbers = put(numbers), d_positions = put(positions);
     auto values = static_cast<size_t>(rows * c.heads * 512);
-    sink = take<float>(static_cast<size_t>(c.heads)), table_rope = take<float>(static_cast<size_t>(rows) * 64);
+    sink = take<float>(static_cast<size_t>(c.heads)),
+    table_rope = take<float>(static_cast<size_t>(rows) * 64);
     fill_floats<<<1, 128>>>(sink, c.heads, 1, 1);
     fill_floats<<<static_cast<unsigned>(rows), 64>>>(table_rope, rows * 64, 1, 2);
     for (int i = 0; i < sets; ++i) {
       q.push_back(take<float>(values)), out.push_back(take<float>(values));
-      fill_floats<<<static_cast<unsigned>((values + 255) / 256), 256>>>(q.back(), static_cast<int64_t>(values), 1.7f, 1000 + i * values);
-      lists.push_back(c.choice == EntryChoice::kSelected ? take<int32_t>(static_cast<size_t>(rows) * c.topk) : nullptr);
-      if (lists.back()) fill_lists<<<static_cast<unsigned>(rows), 128>>>(lists.back(), d_positions, c.topk, i * uint64_t{1} << 40);
+      fill_floats<<<static_cast<unsigned>((values + 255) / 256), 256>>>(
+          q.back(), static_cast<int64_t>(values), 1.7f, 1000 + i * values);
+      lists.push_back(c.choice == EntryChoice::kSelected ? take<int32_t>(static_cast<size_t>(rows) * c.topk)
+                                                         : nullptr);
+      if (lists.back())
+        fill_lists<<<static_cast<unsigned>(rows), 128>>>(lists.back(), d_positions, c.topk,
+                                                         i * uint64_t{1} << 40);
     }
     must(cudaDeviceSynchronize(), "setup");
   }
@@ -173,7 +191,8 @@ struct Setup {
     double n = 0;
     for (int i = 0; i < c.tokens; ++i) {
       int64_t visible = c.choice == EntryChoice::kNone ? 0 : (c.context - c.tokens + i + 1) / ratio;
-      n += 128 + static_cast<double>(c.choice == EntryChoice::kSelected ? std::min<int64_t>(visible, c.topk) : visible);
+      n += 128 + static_cast<double>(c.choice == EntryChoice::kSelected ? std::min<int64_t>(visible, c.topk)
+                                                                        : visible);
     }
     return n * c.batch;
   }
@@ -196,7 +215,8 @@ struct Setup {
   int ratio, sets = 0;
   KvRowFormat format;
   LayerPlace place;
-  std::byte *state = nullptr, *pool = nullptr, *rows_data = nullptr, *rows_scale = nullptr, **d_table = nullptr;
+  std::byte *state = nullptr, *pool = nullptr, *rows_data = nullptr, *rows_scale = nullptr,
+            **d_table = nullptr;
   CacheSequence* d_sequences = nullptr;
   int32_t *d_numbers = nullptr, *d_positions = nullptr;
   float *sink = nullptr, *table_rope = nullptr;
@@ -232,11 +252,21 @@ double time_graph(cudaStream_t stream, int calls, int replays, const std::functi
   return times[times.size() / 2] * 1000. / calls;
 }
 
+__global__ void copy_all(uint4* to, const uint4* from) {
+  int64_t i = (int64_t{blockIdx.x} * 4) * blockDim.x + threadIdx.x;
+  uint4 v[4];
+  for (int k = 0; k < 4; ++k) v[k] = from[i + k * blockDim.x];
+  for (int k = 0; k < 4; ++k) to[i + k * blockDim.x] = v[k];
+}
+
 double copy_rate(cudaStream_t stream) {
   size_t bytes = size_t{1} << 30;
   auto *a = device<std::byte>(bytes), *b = device<std::byte>(bytes);
   cudaMemset(a, 1, bytes);
-  double us = time_graph(stream, 2, 9, [&](int) { cudaMemcpyAsync(b, a, bytes, cudaMemcpyDeviceToDevice, stream); });
+  double us = time_graph(stream, 2, 9, [&](int) {
+    copy_all<<<static_cast<unsigned>(bytes / (4 * 512 * 16)), 512, 0, stream>>>(
+        reinterpret_cast<uint4*>(b), reinterpret_cast<const uint4*>(a));
+  });
   cudaFree(a), cudaFree(b);
   return 2. * static_cast<double>(bytes) / us * 1e6;
 }
@@ -252,33 +282,50 @@ int run(const char* json_path) {
   CudaContext context{.stream = stream, .numerics = Numerics::kFast, .sm_count = 132, .scratch = scratch};
   double copy = copy_rate(stream);
   std::string json = "{\"copy_gbps\": " + std::to_string(copy / 1e9) + ", \"cases\": [";
-  std::printf("copy %.0f GB/s\n%-26s %-10s %9s %8s %8s %8s %7s %7s\n", copy / 1e9, "case", "variant", "us", "TFLOP/s", "GB/s", "floor us", "ratio", "x peer");
+  std::printf("copy %.0f GB/s\n%-26s %-10s %9s %8s %8s %8s %7s %7s\n", copy / 1e9, "case", "variant", "us",
+              "TFLOP/s", "GB/s", "floor us", "ratio", "x peer");
   bool first = true;
   auto report = [&](const Setup& s, const char* variant, double us) {
-    double flop = 4 * s.c.heads * 512. * s.keys(), bytes = 584 * s.keys() + 4. * static_cast<double>(s.rows) * 512 * s.c.heads;
+    double flop = 4 * s.c.heads * 512. * s.keys(),
+           bytes = 584 * s.keys() + 4. * static_cast<double>(s.rows) * 512 * s.c.heads;
     if (s.c.tokens > 64) bytes = 4. * static_cast<double>(s.rows) * 512 * s.c.heads;  // rows are shared
     double floor = std::max(flop / kBf16Rate, bytes / copy) * 1e6;
-    std::printf("%-26s %-10s %9.2f %8.1f %8.0f %8.2f %7.2f %7.2f\n", s.c.name, variant, us, flop / us / 1e6, bytes / us / 1e3, floor, floor / us,
-                s.c.peer_us / us);
+    std::printf("%-26s %-10s %9.2f %8.1f %8.0f %8.2f %7.2f %7.2f\n", s.c.name, variant, us, flop / us / 1e6,
+                bytes / us / 1e3, floor, floor / us, s.c.peer_us / us);
     std::fflush(stdout);
-    json += std::string(first ? "" : ", ") + "{\"case\": \"" + s.c.name + "\", \"variant\": \"" + variant + "\", \"us\": " + std::to_string(us) +
-            ", \"floor_us\": " + std::to_string(floor) + ", \"peer_us\": " + std::to_string(s.c.peer_us) + "}";
+    json += std::string(first ? "" : ", ") + "{\"case\": \"" + s.c.name + "\", \"variant\": \"" + variant +
+            "\", \"us\": " + std::to_string(us) + ", \"floor_us\": " + std::to_string(floor) +
+            ", \"peer_us\": " + std::to_string(s.c.peer_us) + "}";
     first = false;
   };
   auto measure = [&](const Case& c) {
     Setup s(c);
     int calls = c.tokens > 64 ? 2 : 20, replays = c.tokens > 64 ? 9 : 31;
-    report(s, "attend", time_graph(stream, calls, replays, [&](int i) { attend(context, s.args(i % s.sets)); }));
+    report(s, "attend",
+           time_graph(stream, calls, replays, [&](int i) { attend(context, s.args(i % s.sets)); }));
     AttendHeadsArgs heads{s.args(0), {s.table_rope, {s.rows, 32, 2}}, 1e-6f};
     report(s, "heads", time_graph(stream, calls, replays, [&](int i) {
              heads.attend = s.args(i % s.sets);
              attend_heads(context, heads);
            }));
     if (c.tokens > 64) return;
+    if (c.batch <= 8) {
+      for (int ranks : {4, 8}) {
+        for (bool wide : {false, true}) {
+          std::string name = std::string(wide ? "wide/" : "split/") + std::to_string(ranks);
+          report(s, name.c_str(), time_graph(stream, calls, replays, [&](int i) {
+                   sm90::attend_split(context, s.args(i % s.sets), nullptr, wide, ranks);
+                 }));
+        }
+      }
+    }
     for (int ranks : {1, 2, 4, 8, 16}) {
-      if (c.batch * ranks * c.heads / 64 > 264) continue;
+      int blocks = static_cast<int>(s.rows) * ranks * c.heads / 64;
+      if (blocks > 264 || (blocks < 64 && ranks < 8)) continue;
       std::string name = "tiles/" + std::to_string(ranks);
-      report(s, name.c_str(), time_graph(stream, calls, replays, [&](int i) { sm90::attend_tiles(context, s.args(i % s.sets), nullptr, ranks); }));
+      report(s, name.c_str(), time_graph(stream, calls, replays, [&](int i) {
+               sm90::attend_tiles(context, s.args(i % s.sets), nullptr, ranks);
+             }));
     }
   };
   for (const Case& c : kDecode) measure(c);

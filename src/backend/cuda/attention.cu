@@ -1,7 +1,8 @@
 // Window rows, and attention as one block for a query row and eight of its heads; see attention.h.
 //
-// The generic kernel goes over the keys twice: first for the maximum, since kNative rounds weights taken against the
-// maximum over all keys, then for the weights and the sum. kExact and kNative add in f64, as the reference does.
+// The generic kernel goes over the keys twice: first for the maximum, since kNative rounds weights taken
+// against the maximum over all keys, then for the weights and the sum. kExact and kNative add in f64, as the
+// reference does.
 #include "backend/cuda/attention.h"
 
 #include <cuda_bf16.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 
 #include "backend/cuda/attention_rows.cuh"
+#include "backend/cuda/sm90/attention_split.h"
 #include "backend/cuda/sm90/attention_tiles.h"
 #include "base/check.h"
 
@@ -19,6 +21,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kHeads = kThreads / 32;  // of a block of the generic kernel, one for each warp
 constexpr int kTile = 16;              // keys decoded at a time
+constexpr int64_t kSplitRows = 4;      // up to so many query rows, one kernel whose blocks have few heads
 
 __device__ float grid_bf16(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 
@@ -40,10 +43,11 @@ __device__ float stored_value(const KvRowFormat& f, KeyAddress key, int e) {
   return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(key.data + plain)[e - plain]);
 }
 
-// A block of 128 threads for a row: rotates the last 2 * pairs values, then encodes as encode_row does. A warp takes
-// every fourth block of 64 values.
-__global__ void __launch_bounds__(128) store_window_rows(const float* kv, int64_t kv_stride, const float* table, int64_t table_stride,
-                                                         int pairs, KvRowFormat f, KvRows out) {
+// A block of 128 threads for a row: rotates the last 2 * pairs values, then encodes as encode_row does. A
+// warp takes every fourth block of 64 values.
+__global__ void __launch_bounds__(128)
+    store_window_rows(const float* kv, int64_t kv_stride, const float* table, int64_t table_stride, int pairs,
+                      KvRowFormat f, KvRows out) {
   int64_t t = blockIdx.x;
   const float* in = kv + t * kv_stride;
   const float* turn = table + t * table_stride;
@@ -67,11 +71,13 @@ __global__ void __launch_bounds__(128) store_window_rows(const float* kv, int64_
   for (int b = warp; b < plain / 64; b += 4) {
     float2 v = {in[64 * b + 2 * lane], in[64 * b + 2 * lane + 1]};
     float amax = fmaxf(1e-4f, fmaxf(fabsf(v.x), fabsf(v.y)));
-    for (int distance = 16; distance > 0; distance /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, distance));
+    for (int distance = 16; distance > 0; distance /= 2)
+      amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, distance));
     uint32_t bits = __float_as_uint(amax * (1.0f / 448.f));  // e8m0_scale_for
     uint32_t code = (bits >> 23) + ((bits & 0x7fffffu) != 0);
     float inverse = __uint_as_float((254 - code) << 23);
-    __nv_fp8x2_storage_t pair = __nv_cvt_float2_to_fp8x2({v.x * inverse, v.y * inverse}, __NV_SATFINITE, __NV_E4M3);
+    __nv_fp8x2_storage_t pair =
+        __nv_cvt_float2_to_fp8x2({v.x * inverse, v.y * inverse}, __NV_SATFINITE, __NV_E4M3);
     reinterpret_cast<__nv_fp8x2_storage_t*>(data + 64 * b)[lane] = pair;
     if (lane == 0) scale[b] = static_cast<std::byte>(code);
   }
@@ -85,15 +91,18 @@ __global__ void __launch_bounds__(128) store_window_rows(const float* kv, int64_
 }
 
 // A warp for one of the last `capacity` tokens of a sequence; rows are multiples of 8 bytes.
-__global__ void __launch_bounds__(kThreads) commit_rows(const CacheSequence* sequences, KvRows rows, int data_bytes, int scale_bytes,
-                                                        int64_t window_data, int64_t window_scale, int64_t capacity) {
+__global__ void __launch_bounds__(kThreads)
+    commit_rows(const CacheSequence* sequences, KvRows rows, int data_bytes, int scale_bytes,
+                int64_t window_data, int64_t window_scale, int64_t capacity) {
   const CacheSequence& s = sequences[blockIdx.y];
-  int64_t last = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;  // counted from the newest
+  int64_t last =
+      static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;  // counted from the newest
   if (last >= min(s.span.tokens, capacity)) return;
   int64_t i = s.span.tokens - 1 - last, from = s.span.first_row + i, slot = (s.span.start + i) % capacity;
   int lane = threadIdx.x % 32;
   auto copy = [&](std::byte* to, const std::byte* source, int bytes) {
-    for (int w = lane; w < bytes / 8; w += 32) reinterpret_cast<uint64_t*>(to)[w] = reinterpret_cast<const uint64_t*>(source)[w];
+    for (int w = lane; w < bytes / 8; w += 32)
+      reinterpret_cast<uint64_t*>(to)[w] = reinterpret_cast<const uint64_t*>(source)[w];
   };
   copy(s.state + window_data + slot * data_bytes, rows.data + from * data_bytes, data_bytes);
   copy(s.state + window_scale + slot * scale_bytes, rows.scale + from * scale_bytes, scale_bytes);
@@ -106,8 +115,8 @@ struct Roundings {
 };
 
 // Keys first_key.. of a tile decoded to f32; those that are none become zeros and are not in `valid`.
-__device__ void decode_tile(const KeyPlaces& p, const RowKeys& keys, const KvRowFormat& f, int first_key, int n, float* tile,
-                            bool* valid) {
+__device__ void decode_tile(const KeyPlaces& p, const RowKeys& keys, const KvRowFormat& f, int first_key,
+                            int n, float* tile, bool* valid) {
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int j = warp; j < n; j += kThreads / 32) {
     KeyAddress key;
@@ -123,11 +132,12 @@ __device__ Sum warp_sum(Sum x) {
   return x;
 }
 
-// Warp w has head first_head + w. Shared memory: sums [kHeads][D], queries [kHeads][D], a tile of keys [kTile][D].
+// Warp w has head first_head + w. Shared memory: sums [kHeads][D], queries [kHeads][D], a tile of keys
+// [kTile][D].
 template <class R>
-__global__ void __launch_bounds__(kThreads) attend_any(KeyPlaces p, KvRowFormat f, const float* q, int64_t q_row, int64_t q_head,
-                                                       const float* sink, float* out, int64_t out_row, int64_t out_head, int heads,
-                                                       double score_scale) {
+__global__ void __launch_bounds__(kThreads)
+    attend_any(KeyPlaces p, KvRowFormat f, const float* q, int64_t q_row, int64_t q_head, const float* sink,
+               float* out, int64_t out_row, int64_t out_head, int heads, double score_scale) {
   using Sum = typename R::Sum;
   extern __shared__ double space[];
   __shared__ bool valid[kTile];
@@ -185,9 +195,17 @@ void launch_attend_any(CudaContext& context, const AttendArgs& a) {
   KVASIR_CHECK(bytes <= 227 * 1024, "head dim {} needs {} bytes of shared memory", d, bytes);
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   dim3 grid(static_cast<unsigned>(a.q.shape(0)), static_cast<unsigned>((heads + kHeads - 1) / kHeads));
-  kernel<<<grid, kThreads, bytes, context.stream>>>(key_places(a), a.format, a.q.data(), a.q.stride(0), a.q.stride(1), a.sink.data(),
-                                                    a.out.data(), a.out.stride(0), a.out.stride(1), static_cast<int>(heads),
-                                                    1.0 / std::sqrt(static_cast<double>(d)));
+  kernel<<<grid, kThreads, bytes, context.stream>>>(
+      key_places(a), a.format, a.q.data(), a.q.stride(0), a.q.stride(1), a.sink.data(), a.out.data(),
+      a.out.stride(0), a.out.stride(1), static_cast<int>(heads), 1.0 / std::sqrt(static_cast<double>(d)));
+}
+
+void attend_fast(CudaContext& context, const AttendArgs& a, const AttendHeadsArgs* heads) {
+  if (a.q.shape(0) <= kSplitRows && !context.deterministic) {
+    sm90::attend_split(context, a, heads, false, 8);
+  } else {
+    sm90::attend_tiles(context, a, heads);
+  }
 }
 
 }  // namespace
@@ -220,38 +238,46 @@ KeyPlaces key_places(const AttendArgs& a) {
 void store_window(CudaContext& context, const StoreWindowArgs& a) {
   int64_t rows = a.kv.shape(0), pairs = a.table.shape(1);
   KVASIR_CHECK(a.kv.shape(1) == a.format.dim, "rows of {} in a format of {}", a.kv.shape(1), a.format.dim);
-  KVASIR_CHECK(a.kv.stride(1) == 1 && a.table.stride(1) == 2, "rows with values {} and turns {} apart", a.kv.stride(1), a.table.stride(1));
-  KVASIR_CHECK(!a.format.quantised || 2 * pairs == a.format.rope_dim, "{} pairs turned in rows with {} bf16 values", pairs,
-               a.format.rope_dim);
+  KVASIR_CHECK(a.kv.stride(1) == 1 && a.table.stride(1) == 2, "rows with values {} and turns {} apart",
+               a.kv.stride(1), a.table.stride(1));
+  KVASIR_CHECK(!a.format.quantised || 2 * pairs == a.format.rope_dim,
+               "{} pairs turned in rows with {} bf16 values", pairs, a.format.rope_dim);
   if (rows == 0) return;
-  store_window_rows<<<static_cast<unsigned>(rows), 128, 0, context.stream>>>(a.kv.data(), a.kv.stride(0), a.table.data(),
-                                                                             a.table.stride(0), static_cast<int>(pairs), a.format, a.out);
+  store_window_rows<<<static_cast<unsigned>(rows), 128, 0, context.stream>>>(
+      a.kv.data(), a.kv.stride(0), a.table.data(), a.table.stride(0), static_cast<int>(pairs), a.format,
+      a.out);
 }
 
 void commit_window(CudaContext& context, const CommitWindowArgs& a) {
-  int64_t sequences = a.batch.sequences.shape(0), capacity = a.place.window_capacity, rows = std::min(a.batch.max_tokens, capacity);
-  KVASIR_CHECK(a.format.data_bytes % 8 == 0 && a.format.scale_bytes % 8 == 0, "rows of {} + {} bytes", a.format.data_bytes,
-               a.format.scale_bytes);
+  int64_t sequences = a.batch.sequences.shape(0), capacity = a.place.window_capacity,
+          rows = std::min(a.batch.max_tokens, capacity);
+  KVASIR_CHECK(a.format.data_bytes % 8 == 0 && a.format.scale_bytes % 8 == 0, "rows of {} + {} bytes",
+               a.format.data_bytes, a.format.scale_bytes);
   if (sequences == 0 || rows == 0) return;
   constexpr int kRows = kThreads / 32;
   dim3 grid(static_cast<unsigned>((rows + kRows - 1) / kRows), static_cast<unsigned>(sequences));
-  commit_rows<<<grid, kThreads, 0, context.stream>>>(a.batch.sequences.data(), a.rows, a.format.data_bytes, a.format.scale_bytes,
-                                                     a.place.window_data, a.place.window_scale, capacity);
+  commit_rows<<<grid, kThreads, 0, context.stream>>>(a.batch.sequences.data(), a.rows, a.format.data_bytes,
+                                                     a.format.scale_bytes, a.place.window_data,
+                                                     a.place.window_scale, capacity);
 }
 
 void attend(CudaContext& context, const AttendArgs& a) {
   int64_t heads = a.q.shape(1), d = a.q.shape(2);
-  KVASIR_CHECK(d == a.format.dim && a.sink.shape(0) == heads && a.out.shape() == a.q.shape(), "q [{}, {}], rows of {}, {} sinks", heads, d,
-               a.format.dim, a.sink.shape(0));
-  KVASIR_CHECK(a.q.stride(2) == 1 && a.out.stride(2) == 1, "heads with values {} and {} apart", a.q.stride(2), a.out.stride(2));
-  KVASIR_CHECK(a.batch.row_sequence.shape(0) == a.q.shape(0), "{} rows of sequences, {} of queries", a.batch.row_sequence.shape(0),
-               a.q.shape(0));
+  KVASIR_CHECK(d == a.format.dim && a.sink.shape(0) == heads && a.out.shape() == a.q.shape(),
+               "q [{}, {}], rows of {}, {} sinks", heads, d, a.format.dim, a.sink.shape(0));
+  KVASIR_CHECK(a.q.stride(2) == 1 && a.out.stride(2) == 1, "heads with values {} and {} apart", a.q.stride(2),
+               a.out.stride(2));
+  KVASIR_CHECK(a.batch.row_sequence.shape(0) == a.q.shape(0), "{} rows of sequences, {} of queries",
+               a.batch.row_sequence.shape(0), a.q.shape(0));
   if (a.q.shape(0) == 0) return;
-  if (can_attend_heads(context, a)) return sm90::attend_tiles(context, a, nullptr);
+  if (can_attend_heads(context, a)) return attend_fast(context, a, nullptr);
   switch (context.numerics) {
-    case Numerics::kExact: return launch_attend_any<Roundings<double, false>>(context, a);
-    case Numerics::kNative: return launch_attend_any<Roundings<double, true>>(context, a);
-    case Numerics::kFast: return launch_attend_any<Roundings<float, false>>(context, a);
+    case Numerics::kExact:
+      return launch_attend_any<Roundings<double, false>>(context, a);
+    case Numerics::kNative:
+      return launch_attend_any<Roundings<double, true>>(context, a);
+    case Numerics::kFast:
+      return launch_attend_any<Roundings<float, false>>(context, a);
   }
 }
 
@@ -262,7 +288,7 @@ bool can_attend_heads(const CudaContext& context, const AttendArgs& a) {
 void attend_heads(CudaContext& context, const AttendHeadsArgs& a) {
   KVASIR_CHECK(can_attend_heads(context, a.attend), "attend_heads where can_attend_heads says no");
   if (a.attend.q.shape(0) == 0) return;
-  sm90::attend_tiles(context, a.attend, &a);
+  attend_fast(context, a.attend, &a);
 }
 
 }  // namespace kvasir::cuda

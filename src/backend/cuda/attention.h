@@ -1,7 +1,7 @@
 // Window rows and attention over them and the chosen entries, on the device; contract in ops/attention.h.
 //
-// kFast at head dim 512 over quantised rows runs the kernels of sm90/ (bf16 matrix units, bf16 queries and weights, f32
-// sums); everything else runs the generic kernel of attention.cu.
+// kFast at head dim 512 over quantised rows runs the kernels of sm90/ (bf16 matrix units, bf16 queries and
+// weights, f32 sums); everything else runs the generic kernel of attention.cu.
 #pragma once
 
 #include "backend/cuda/context.h"

@@ -1,4 +1,5 @@
-// Where the keys of a query row lie: window rows in the ring or among this call's, entries in the sequence's pages.
+// Where the keys of a query row lie: window rows in the ring or among this call's, entries in the sequence's
+// pages.
 //
 // Keys are numbered in list order, window oldest first, then entries ascending; see ops/attention.h.
 #pragma once
@@ -14,7 +15,7 @@ namespace kvasir::cuda {
 struct KeyPlaces {
   const CacheSequence* sequences;
   const int32_t* row_sequence;
-  const std::byte* rows_data;   // this call's window rows
+  const std::byte* rows_data;  // this call's window rows
   const std::byte* rows_scale;
   int64_t window_data, window_scale;    // offsets in a sequence's state
   int64_t entries_data, entries_scale;  // offsets in a page
@@ -42,7 +43,7 @@ struct RowKeys {
   int32_t position;         // of the query token
   int32_t start;            // first position whose window row is among this call's
   int32_t window_count, first_slot;
-  int32_t count;            // keys in all; of the selected ones some may be -1, which weigh nothing
+  int32_t count;  // keys in all; of the selected ones some may be -1, which weigh nothing
 
   __device__ __forceinline__ RowKeys(const KeyPlaces& p, int64_t query_row) {
     const CacheSequence& s = p.sequences[p.row_sequence[query_row]];

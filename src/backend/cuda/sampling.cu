@@ -7,6 +7,7 @@
 // weight, and is found digit by digit: counts and sums per value of the leading 10 bits, then of the next 10
 // among the weights that share those, then of the last 10. Sums inside a digit are whole numbers of the last
 // place, hence exact; across digits f64.
+#include "backend/cuda/device.h"
 #include "backend/cuda/sampling.h"
 
 #include "backend/cuda/sm90/boundary_ptx.cuh"
@@ -468,7 +469,7 @@ void sample(CudaContext& context, const SampleArgs& a) {
   KVASIR_CHECK(vocab > 0 && bytes <= 232448, "a vocabulary of {}", vocab);
   static const cudaError_t allowed =
       cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  KVASIR_CHECK(allowed == cudaSuccess, "clusters of {}: {}", kBlocks, cudaGetErrorString(allowed));
+  check_launch(allowed, "clusters of the sampler");
   cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
@@ -483,7 +484,7 @@ void sample(CudaContext& context, const SampleArgs& a) {
   config.attrs = attributes;
   config.numAttrs = 2;
   cudaError_t error = cudaLaunchKernelEx(&config, sample_kernel, p);
-  KVASIR_CHECK(error == cudaSuccess, "sampling {} rows of {}: {}", n, vocab, cudaGetErrorString(error));
+  check_launch(error, "sampling");
 }
 
 }  // namespace kvasir::cuda

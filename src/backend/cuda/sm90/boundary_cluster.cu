@@ -21,6 +21,7 @@
 // The logits: factors are split into two bf16 numbers each, and the products hi*hi, hi*lo and lo*hi added,
 // which leaves some 1e-5 of a logit (plain tf32: 2e-4). G in f32: if the streams cancel, so that |x|^2 is a
 // share s of sum (pre |X|)^2, the norm is off by some 1e-7 / s.
+#include "backend/cuda/device.h"
 #include "backend/cuda/sm90/boundary_cluster.h"
 
 #include <algorithm>
@@ -272,7 +273,7 @@ void launch(CudaContext& context, Params p, bool dependent) {
   cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config = configuration<S>(attributes, clusters, context.stream, dependent);
   cudaError_t error = cudaLaunchKernelEx(&config, boundary_kernel<S>, p);
-  KVASIR_CHECK(error == cudaSuccess, "boundary of {} tokens: {}", p.tokens, cudaGetErrorString(error));
+  check_launch(error, "the boundary");
 }
 
 template <int kDim>

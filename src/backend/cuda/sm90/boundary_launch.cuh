@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "backend/cuda/device.h"
 #include "backend/cuda/sm90/boundary_ptx.cuh"
 #include "base/check.h"
 
@@ -22,7 +23,7 @@ void launch_dependent(cudaStream_t stream, void (*kernel)(Params...), unsigned b
   config.attrs = &early;
   config.numAttrs = 1;
   cudaError_t error = cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
-  KVASIR_CHECK(error == cudaSuccess, "{} blocks of {}: {}", blocks, threads, cudaGetErrorString(error));
+  check_launch(error, "a row kernel");
 }
 
 }  // namespace kvasir::cuda

@@ -22,6 +22,7 @@
 // segment. An expert with more tokens has several, and its weights are read again, from L2. Activations are
 // f16: of x with one power of two per token and warp, of hidden with one per call. A token's bits depend on
 // its own row and choice alone.
+#include "backend/cuda/device.h"
 #include "backend/cuda/sm90/experts_decode.h"
 
 #include <algorithm>
@@ -283,7 +284,7 @@ void launch(CudaContext& context, DecodeProblem p) {
   static const cudaError_t allowed =
       cudaFuncSetAttribute(decode_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            232448 - static_cast<int>(sizeof(Barriers)) - 1024);
-  KVASIR_CHECK(allowed == cudaSuccess, "{}", cudaGetErrorString(allowed));
+  check_launch(allowed, "shared memory of the expert kernel");
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;

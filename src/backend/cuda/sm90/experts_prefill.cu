@@ -12,6 +12,7 @@
 // along a row. The FP8 weights of the shared expert go in as they are; their scales differ per 128 columns,
 // whose sums are added up in f32. Tokens are the rows in shared memory, gathered there by their place in the
 // sorted list; their columns are stored in the order in which a thread's 16-byte loads of codes come apart.
+#include "backend/cuda/device.h"
 #include "backend/cuda/sm90/experts_prefill.h"
 
 #include <algorithm>
@@ -424,7 +425,7 @@ void launch_product(CudaContext& context, const Product& p) {
   constexpr int kBytes = Stages<kShared>::kCount * Stages<kShared>::kBytes;
   static const cudaError_t allowed = cudaFuncSetAttribute(
       product_kernel<kGateUp, kShared>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  KVASIR_CHECK(allowed == cudaSuccess, "{}", cudaGetErrorString(allowed));
+  check_launch(allowed, "shared memory of the grouped product");
   launch(context, product_kernel<kGateUp, kShared>, static_cast<unsigned>(context.sm_count), 384, kBytes, p);
 }
 

@@ -15,6 +15,7 @@
 // (docs/gpu-notes/linear.md).
 #include <algorithm>
 
+#include "backend/cuda/device.h"
 #include "backend/cuda/sm90/linear_stream.h"
 #include "backend/cuda/sm90/linear_stream_operands.cuh"
 #include "backend/cuda/sm90/linear_stream_plan.cuh"
@@ -230,8 +231,7 @@ void launch(CudaContext& context, const Plan& plan, int clusters, bool dependent
   using L = Layout<NT, KC>;
   static const cudaError_t once =
       cudaFuncSetAttribute(stream_kernel<NT, KC>, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes);
-  KVASIR_CHECK(once == cudaSuccess, "shared memory of {} bytes: {}", int{L::kBytes},
-               cudaGetErrorString(once));
+  check_launch(once, "shared memory of the streaming kernel");
   cudaLaunchAttribute attributes[2];
   int n = 0;
   if (plan.split > 1) {
@@ -253,8 +253,7 @@ void launch(CudaContext& context, const Plan& plan, int clusters, bool dependent
   config.attrs = attributes;
   config.numAttrs = static_cast<unsigned>(n);
   cudaError_t error = cudaLaunchKernelEx(&config, stream_kernel<NT, KC>, plan);
-  KVASIR_CHECK(error == cudaSuccess, "stream kernel, {} clusters of {}: {}", clusters, plan.split,
-               cudaGetErrorString(error));
+  check_launch(error, "the streaming kernel");
 }
 
 template <int NT>
