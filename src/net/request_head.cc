@@ -41,7 +41,7 @@ std::optional<HttpError> read_version(std::string_view version, RequestHead& hea
                           version[5] >= '0' && version[5] <= '9' && version[7] >= '0' && version[7] <= '9';
   if (!known_form) return bad("the request line does not end with HTTP/1.1");
   if (version != "HTTP/1.1" && version != "HTTP/1.0") {
-    return bad(fmt::format("{} is not spoken here; HTTP/1.1 is", version), 505);
+    return bad(fmt::format("{} is not spoken here; HTTP/1.1 is", version));
   }
   head.minor_version = version[7] - '0';
   head.keep_alive = head.minor_version == 1;
@@ -122,8 +122,8 @@ std::optional<HttpError> read_content_length(std::string_view value, RequestHead
   return std::nullopt;
 }
 
-// Only "chunked" is known. A list that is well formed and ends with chunked names a coding that we have not
-// (501); anything else has no length that two readers would agree on (400).
+// Only "chunked" is known. A list that is well formed and ends with chunked names a coding that we have not;
+// anything else has no length that two readers would agree on.
 std::optional<HttpError> read_transfer_encoding(std::string_view value, RequestHead& head) {
   if (head.chunked) return bad("Transfer-Encoding is given more than once");
   if (same_ignoring_case(value, "chunked")) {
@@ -143,7 +143,7 @@ std::optional<HttpError> read_transfer_encoding(std::string_view value, RequestH
     ends_with_chunked = same_ignoring_case(coding, "chunked");
   }
   if (codings > 1 && !ends_with_chunked) return bad("chunked is not the last transfer coding");
-  return bad("the only transfer coding known here is chunked", 501);
+  return bad("the only transfer coding known here is chunked");
 }
 
 void read_connection(std::string_view value, RequestHead& head) {

@@ -5,7 +5,7 @@
 // Half of the requests are damaged HTTP (the tables of src/net/malformed_cases_test.h and good requests,
 // mutated), half good HTTP with a damaged JSON body at every path that takes one. The server's context is so
 // short that what is still a good request after the damage is refused as well, before anything is computed.
-// Each must be answered with 4xx (501 and 505 are refusals of HTTP's own), or not at all; only what is still
+// Each must be answered with 4xx, or not at all; only what is still
 // a request may be answered with 200. The server must answer /health all the while, end with code 0 at
 // SIGTERM, and say nothing of a sanitizer if it has one. Exit code 0 and one line of counts, or 1 and what
 // was wrong.
@@ -188,9 +188,7 @@ class Flood {
     std::lock_guard lock(mutex_);
     ++statuses_[status];
   }
-  static bool refusal(int status) {
-    return (status >= 400 && status < 500) || status == 501 || status == 505;
-  }
+  static bool refusal(int status) { return status >= 400 && status < 500; }
 
   void bad_http(std::mt19937& random) {
     ++http_sent_;
