@@ -20,6 +20,7 @@
 
 #include "backend/backend.h"
 #include "bench/local_engine.h"
+#include "cache/watched_files.h"
 #include "engine/engine.h"
 #include "model/load.h"
 
@@ -28,49 +29,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// The system's files behind a device that gives so many bytes a second, to all readers together.
-class SlowFiles : public DiskFiles {
+// A device that gives so many bytes a second, to all readers together.
+class SlowDevice {
  public:
-  explicit SlowFiles(double bytes_per_second) : rate_(bytes_per_second) {}
-  bool slow = false;
+  explicit SlowDevice(double bytes_per_second) : rate_(bytes_per_second) {}
 
-  Status make_folder(const std::string& path) override { return system_files().make_folder(path); }
-  Result<std::vector<Entry>> list(const std::string& folder) override { return system_files().list(folder); }
-  Result<std::unique_ptr<DiskFile>> create(const std::string& path) override {
-    return around(system_files().create(path));
-  }
-  Result<std::unique_ptr<DiskFile>> open(const std::string& path, bool writable) override {
-    return around(system_files().open(path, writable));
-  }
-  Status remove(const std::string& path) override { return system_files().remove(path); }
-  Status sync_folder(const std::string& path) override { return system_files().sync_folder(path); }
-
- private:
-  class File : public DiskFile {
-   public:
-    File(SlowFiles& owner, std::unique_ptr<DiskFile> file) : owner_(owner), file_(std::move(file)) {}
-    Result<int64_t> size() override { return file_->size(); }
-    Status read(int64_t offset, std::span<const iovec> parts) override {
-      owner_.pass(parts);
-      return file_->read(offset, parts);
-    }
-    Status write(int64_t offset, std::span<const iovec> parts) override {
-      return file_->write(offset, parts);
-    }
-    Status sync() override { return file_->sync(); }
-    Status truncate(int64_t size) override { return file_->truncate(size); }
-    void drop_cached() override { file_->drop_cached(); }
-
-   private:
-    SlowFiles& owner_;
-    std::unique_ptr<DiskFile> file_;
-  };
-  Result<std::unique_ptr<DiskFile>> around(Result<std::unique_ptr<DiskFile>> file) {
-    KVASIR_TRY(auto whole, std::move(file));
-    return std::unique_ptr<DiskFile>(std::make_unique<File>(*this, std::move(whole)));
-  }
+  // Returns when it would have given the bytes.
   void pass(std::span<const iovec> parts) {
-    if (!slow) return;
     double bytes = 0;
     for (const iovec& part : parts) bytes += static_cast<double>(part.iov_len);
     Clock::time_point until;
@@ -83,6 +48,7 @@ class SlowFiles : public DiskFiles {
     std::this_thread::sleep_until(until);
   }
 
+ private:
   double rate_;
   std::mutex mutex_;
   Clock::time_point free_{};  // when the device has done what was asked so far; guarded by mutex_
@@ -115,7 +81,7 @@ First first_token(Engine& engine, std::vector<int32_t> prompt) {
   }
 }
 
-std::unique_ptr<Engine> engine_on(const Model& model, const std::string& folder, SlowFiles& files,
+std::unique_ptr<Engine> engine_on(const Model& model, const std::string& folder, WatchedFiles& files,
                                   int64_t request_bytes) {
   DiskOptions disk;
   disk.folder = folder;
@@ -140,7 +106,8 @@ int run(int argc, char** argv) {
   LoadedModel loaded = value_of(load_checkpoint(KVASIR_SOURCE_DIR "/models/nano", {}));
   std::string folder =
       (std::filesystem::temp_directory_path() / fmt::format("restore_bench-{}", ::getpid())).string();
-  SlowFiles files(1e6 * static_cast<double>(megabytes));
+  SlowDevice device(1e6 * static_cast<double>(megabytes));
+  WatchedFiles files;
   std::vector<int32_t> prompt(static_cast<size_t>(tokens));
   for (int64_t i = 0; i < tokens; ++i)
     prompt[static_cast<size_t>(i)] = static_cast<int32_t>(300 + (i * i + 3 * i) % 5000);
@@ -150,9 +117,9 @@ int run(int argc, char** argv) {
   int64_t early[2] = {0, 0}, hit_tokens = 0;
   for (int64_t round = 0; round < rounds; ++round) {
     for (int way : {0, 1}) {
-      files.slow = false;
+      files.before_read = nullptr;
       auto engine = engine_on(loaded.model, folder, files, way == 0 ? int64_t{1} << 40 : int64_t{1} << 18);
-      files.slow = true;
+      files.before_read = [&](int, std::span<const iovec> parts) { device.pass(parts); };
       std::vector<int32_t> next = prompt;
       for (int64_t i = 0; i < more; ++i)
         next.push_back(static_cast<int32_t>(400 + (i * 7 + round * 13 + way) % 5000));

@@ -7,6 +7,7 @@
 #include <set>
 #include <thread>
 
+#include "cache/watched_files.h"
 #include "engine_fixture.h"
 #include "io/temp_dir.h"
 
@@ -99,53 +100,6 @@ TEST_P(EngineDisk, DamagedFilesCostAMissAndNeverAWrongToken) {
   }
 }
 
-// The system's files, whose reads a test counts, holds up and spoils.
-class WatchedFiles : public DiskFiles {
- public:
-  // Of read number `n` since it was set, from 0: before and after the bytes came.
-  std::function<void(int n)> before_read;
-  std::function<Status(int n, std::span<const iovec> parts)> after_read;
-  std::atomic<int> reads{0};
-
-  Status make_folder(const std::string& path) override { return system_files().make_folder(path); }
-  Result<std::vector<Entry>> list(const std::string& folder) override { return system_files().list(folder); }
-  Result<std::unique_ptr<DiskFile>> create(const std::string& path) override {
-    return watch(system_files().create(path));
-  }
-  Result<std::unique_ptr<DiskFile>> open(const std::string& path, bool writable) override {
-    return watch(system_files().open(path, writable));
-  }
-  Status remove(const std::string& path) override { return system_files().remove(path); }
-  Status sync_folder(const std::string& path) override { return system_files().sync_folder(path); }
-
- private:
-  class File : public DiskFile {
-   public:
-    File(WatchedFiles& owner, std::unique_ptr<DiskFile> file) : owner_(owner), file_(std::move(file)) {}
-    Result<int64_t> size() override { return file_->size(); }
-    Status read(int64_t offset, std::span<const iovec> parts) override {
-      int n = owner_.reads++;
-      if (owner_.before_read) owner_.before_read(n);
-      KVASIR_TRY_STATUS(file_->read(offset, parts));
-      return owner_.after_read ? owner_.after_read(n, parts) : Status();
-    }
-    Status write(int64_t offset, std::span<const iovec> parts) override {
-      return file_->write(offset, parts);
-    }
-    Status sync() override { return file_->sync(); }
-    Status truncate(int64_t size) override { return file_->truncate(size); }
-    void drop_cached() override { file_->drop_cached(); }
-
-   private:
-    WatchedFiles& owner_;
-    std::unique_ptr<DiskFile> file_;
-  };
-  Result<std::unique_ptr<DiskFile>> watch(Result<std::unique_ptr<DiskFile>> file) {
-    KVASIR_TRY(auto whole, std::move(file));
-    return std::unique_ptr<DiskFile>(std::make_unique<File>(*this, std::move(whole)));
-  }
-};
-
 // Knows which layers have been computed.
 class LayerWatch : public ForwardObserver {
  public:
@@ -201,7 +155,7 @@ class EarlyStart : public testing::TestWithParam<Numerics> {
   }
   // The last read waits until all that can be computed without it has been.
   void hold_last_read() {
-    files_.before_read = [this](int n) {
+    files_.before_read = [this](int n, std::span<const iovec>) {
       if (n != reads_ - 1) return;
       held_ = watch_->waits_for(kBeforeLast);
       too_early_ = watch_->has_seen(kLast);
@@ -266,7 +220,7 @@ TEST_P(EarlyStart, AFailedReadOfTheLastSectionIsComputedAgain) {
 
 TEST_P(EarlyStart, ASlowDiskIsWaitedForWithoutHoldingTheEngineForLong) {
   auto engine = open();  // which reads quickly
-  files_.before_read = [](int) { std::this_thread::sleep_for(std::chrono::milliseconds(400)); };
+  files_.before_read = [](int, std::span<const iovec>) { std::this_thread::sleep_for(std::chrono::milliseconds(400)); };
   Reader slow(engine->submit(with_logits(greedy(prompt_, 4))));
   while (files_.reads < 5) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   // The first section is there. Were the engine held from now on, this request would take the 1.2 s of the
