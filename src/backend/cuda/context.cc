@@ -29,10 +29,4 @@ std::byte* Scratch::take_bytes(int64_t bytes) {
   return at;
 }
 
-int64_t Scratch::held() const {
-  int64_t bytes = 0;
-  for (const Buffer& chunk : chunks_) bytes += chunk.size();
-  return bytes;
-}
-
 }  // namespace kvasir::cuda

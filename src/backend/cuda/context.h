@@ -34,7 +34,6 @@ class Scratch {
   T* take(int64_t count) {
     return reinterpret_cast<T*>(take_bytes(count * static_cast<int64_t>(sizeof(T))));
   }
-  int64_t held() const;
 
  private:
   std::byte* take_bytes(int64_t bytes);

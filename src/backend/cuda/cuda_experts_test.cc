@@ -52,7 +52,8 @@ class OnDevice {
 class CudaExperts : public testing::Test {
  protected:
   void SetUp() override {
-    if (auto device = open_device(0); !device) GTEST_SKIP() << device.error().message;
+    auto device = open_device(0);
+    ASSERT_TRUE(device) << device.error().message;
     EXPECT_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
     auto memory = CudaMemory::make(stream_);
     ASSERT_TRUE(memory.has_value());

@@ -60,7 +60,7 @@ Result<DeviceInfo> open_device(int index) {
                              "--backend cpu",
                              index, p.name, p.major, p.minor, kMajor, kMinor)};
   }
-  return DeviceInfo{index, p.name, p.major, p.minor, p.multiProcessorCount, p.l2CacheSize, static_cast<int64_t>(p.totalGlobalMem)};
+  return DeviceInfo{index, p.name, p.multiProcessorCount};
 }
 
 void use_device(int index) {

@@ -25,10 +25,7 @@ void check_launch(cudaError_t error, const char* what);
 struct DeviceInfo {
   int index = 0;
   std::string name;
-  int major = 0, minor = 0;  // compute capability
   int sm_count = 0;
-  int64_t l2_bytes = 0;
-  int64_t memory_bytes = 0;  // in all
 };
 
 // Makes device `index` the one that this thread uses. kUnsupported: there is no driver, no such device, or its

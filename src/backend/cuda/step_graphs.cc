@@ -39,17 +39,13 @@ Status StepGraphs::record(const std::function<void()>& enqueue, Entry& entry) {
   cudaError_t error = cudaGraphInstantiate(&entry.graph, graph, 0);
   cudaGraphDestroy(graph);
   KVASIR_CUDA_TRY(error);
-  ++recorded_;
   return {};
 }
 
 void StepGraphs::drop_oldest() {
   auto oldest = std::min_element(entries_.begin(), entries_.end(),
                                  [](const auto& a, const auto& b) { return a.second.used < b.second.used; });
-  if (oldest->second.graph) {
-    cudaGraphExecDestroy(oldest->second.graph);
-    --recorded_;
-  }
+  if (oldest->second.graph) cudaGraphExecDestroy(oldest->second.graph);
   entries_.erase(oldest);
 }
 

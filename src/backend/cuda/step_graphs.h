@@ -25,7 +25,6 @@ class StepGraphs {
   StepGraphs& operator=(const StepGraphs&) = delete;
 
   Status run(const StepShape& shape, const std::function<void()>& enqueue);
-  int64_t recorded() const { return recorded_; }
 
  private:
   static constexpr int64_t kMaxRows = 512;    // of a step that is recorded
@@ -42,7 +41,6 @@ class StepGraphs {
   cudaStream_t stream_;
   std::map<StepShape, Entry> entries_;
   uint64_t steps_ = 0;
-  int64_t recorded_ = 0;
 };
 
 }  // namespace kvasir::cuda
