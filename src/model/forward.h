@@ -11,9 +11,8 @@
 namespace kvasir {
 
 // Sees, and may change, the tensors between modules (`kvasir logits --tap` and `--inject`): views of the backend's
-// memory. Names are
-// those of the oracle data: "layers.3.attn.in", "mtp.in", ... Tensors that can be injected are offered
-// before their module runs.
+// memory. Names are those of the oracle data: "layers.3.attn.in", "mtp.in", ... Tensors that can be injected are
+// offered before their module runs.
 class ForwardObserver {
  public:
   virtual ~ForwardObserver() = default;
