@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "backend/cuda/attention_rows.cuh"
+#include "backend/cuda/codec.cuh"
 #include "backend/cuda/sm90/attention_split.h"
 #include "backend/cuda/sm90/attention_tiles.h"
 #include "base/check.h"
@@ -25,21 +26,11 @@ constexpr int64_t kSplitRows = 4;      // up to so many query rows, one kernel w
 
 __device__ float grid_bf16(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 
-__device__ float scale_value(std::byte code) {
-  auto e = static_cast<uint32_t>(code);
-  return __uint_as_float(e == 0 ? 0x00400000u : e << 23);
-}
-
-__device__ float e4m3_value(std::byte code) {
-  __half_raw half = __nv_cvt_fp8_to_halfraw(static_cast<__nv_fp8_storage_t>(code), __NV_E4M3);
-  return __half2float(half);
-}
-
 // Element e of a stored row; decode_row of ops/kv_page.cc.
 __device__ float stored_value(const KvRowFormat& f, KeyAddress key, int e) {
   if (!f.quantised) return reinterpret_cast<const float*>(key.data)[e];
   int plain = f.dim - f.rope_dim;
-  if (e < plain) return e4m3_value(key.data[e]) * scale_value(key.scale[e / 64]);
+  if (e < plain) return e4m3_value(static_cast<uint32_t>(key.data[e])) * e8m0_value(static_cast<uint32_t>(key.scale[e / 64]));
   return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(key.data + plain)[e - plain]);
 }
 

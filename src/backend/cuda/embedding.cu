@@ -1,5 +1,6 @@
 // One block a token: the row is read once and written into every stream; contract in ops/embedding.h.
 #include "backend/cuda/embedding.h"
+#include "backend/cuda/codec.cuh"
 #include "backend/cuda/row_math.cuh"
 #include "backend/cuda/sm90/boundary_launch.cuh"
 #include "base/check.h"
@@ -9,53 +10,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ float e8m0_value(uint8_t code) {
-  return code == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(static_cast<uint32_t>(code) << 23);
-}
-
-__device__ float e4m3_value(uint8_t code) {
-  int exponent = (code >> 3) & 15, mantissa = code & 7;
-  float size = exponent == 0 ? ldexpf(static_cast<float>(mantissa), -9)
-                             : ldexpf(static_cast<float>(8 + mantissa), exponent - 10);
-  if ((code & 0x7f) == 0x7f) size = __uint_as_float(0x7fc00000u);
-  return (code & 0x80) ? -size : size;
-}
-
-__device__ float e2m1_value(uint8_t nibble) {
-  int exponent = (nibble >> 1) & 3, mantissa = nibble & 1;
-  float size = exponent == 0 ? 0.5f * static_cast<float>(mantissa)
-                             : ldexpf(static_cast<float>(2 + mantissa), exponent - 2);
-  return (nibble & 8) ? -size : size;
-}
-
-// Element `k` of row `row`, dequantised exactly (tensor/quant.h).
-__device__ float element(const WeightMatrix& w, int64_t row, int64_t k) {
-  const auto* data = static_cast<const uint8_t*>(w.data);
-  switch (w.format) {
-    case WeightFormat::kF32:
-      return reinterpret_cast<const float*>(data)[row * w.cols + k];
-    case WeightFormat::kBf16:
-      return __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(data)[row * w.cols + k])
-                             << 16);
-    case WeightFormat::kFp8Block128:
-      return e4m3_value(data[row * w.cols + k]) *
-             e8m0_value(w.scale[row / 128 * ((w.cols + 127) / 128) + k / 128]);
-    case WeightFormat::kFp4Group32: {
-      uint8_t pair = data[row * (w.cols / 2) + k / 2];
-      return e2m1_value((k & 1) ? pair >> 4 : pair & 15) * e8m0_value(w.scale[row * (w.cols / 32) + k / 32]);
-    }
-    case WeightFormat::kNone:
-      break;
-  }
-  return __uint_as_float(0x7fc00000u);
-}
-
 __global__ void __launch_bounds__(kThreads)
     gather_any(WeightMatrix w, const int32_t* ids, float* out, int copies) {
   int64_t row = ids[blockIdx.x];
   float* first = out + static_cast<int64_t>(blockIdx.x) * copies * w.cols;
   for (int64_t k = threadIdx.x; k < w.cols; k += kThreads) {
-    float value = element(w, row, k);
+    float value = weight_value(w, row, k);
     for (int copy = 0; copy < copies; ++copy) first[copy * w.cols + k] = value;
   }
 }

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/codec.cuh"
 #include "backend/cuda/sm90/experts_decode.h"
 #include "backend/cuda/sm90/experts_prefill.h"
 #include "base/check.h"
@@ -24,22 +25,6 @@ constexpr int64_t kDecodeTokens = 128;  // calls of more go to the grouped produ
 constexpr int64_t kTokensAtOnce = 512;  // bounds the scratch: 512 * 7 * 3072 floats are 44 MB
 
 __device__ float round_bf16_device(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
-
-__device__ float e8m0_value(uint8_t byte) {
-  return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(uint32_t{byte} << 23);
-}
-
-__device__ float e4m3_value(uint8_t code) {
-  __nv_fp8_e4m3 v;
-  v.__x = code;
-  return static_cast<float>(v);
-}
-
-__device__ float e2m1_value(uint32_t nibble) {
-  // Magnitudes times two, a nibble each.
-  float v = static_cast<float>((0xC8643210u >> (4 * (nibble & 7))) & 15) * .5f;
-  return (nibble & 8) ? -v : v;
-}
 
 template <WeightFormat kFormat>
 __device__ float weight_at(const WeightMatrix& w, int64_t row, int64_t k) {

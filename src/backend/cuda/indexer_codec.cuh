@@ -7,26 +7,17 @@
 
 #include <cstdint>
 
+#include "backend/cuda/codec.cuh"
 #include "ops/kv_page.h"
 
 namespace kvasir::cuda {
 
 __device__ __forceinline__ float round_to_bf16(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 
-__device__ __forceinline__ float e8m0_value(uint32_t byte) {
-  return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23);  // 2^-127 is subnormal
-}
-
 // The scale byte of dtype.h's e8m0_scale_for.
 __device__ __forceinline__ uint32_t e8m0_scale_byte(float amax, float max_code) {
   uint32_t u = __float_as_uint(amax * (1.0f / max_code));
   return (u >> 23) + ((u & 0x7fffffu) != 0);
-}
-
-__device__ __forceinline__ float e2m1_value(uint32_t nibble) {
-  uint32_t m = nibble & 7;
-  float v = m < 2 ? 0.5f * m : __uint_as_float((126 + (m >> 1)) << 23 | (m & 1) << 22);
-  return nibble & 8 ? -v : v;
 }
 
 // Nearest nibble, ties to the even code.

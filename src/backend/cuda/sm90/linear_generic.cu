@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include "backend/cuda/codec.cuh"
 #include "backend/cuda/sm90/linear_generic.h"
 
 namespace kvasir::cuda {
@@ -16,43 +17,6 @@ constexpr int kThreads = 128;
 constexpr int kTileRows = 64;
 constexpr int kBlockK = 128;
 constexpr int kPartK = 32;
-
-__device__ float e4m3_value(uint32_t code) {
-  float v = __uint_as_float((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
-  return (code & 0x7fu) == 0x7fu ? __uint_as_float(0x7fc00000u) : v;
-}
-
-__device__ float e2m1_value(uint32_t nibble) {
-  uint32_t e = nibble >> 1 & 3u, m = nibble & 1u;
-  float v = e == 0 ? 0.5f * m : __uint_as_float((126u + e) << 23 | m << 22);
-  return (nibble & 8u) ? -v : v;
-}
-
-__device__ float e8m0_value(uint32_t byte) {
-  return byte == 0 ? __uint_as_float(0x00400000u) : __uint_as_float(byte << 23);
-}
-
-// Element (row, k) of the weight, dequantised exactly.
-__device__ float weight_value(const WeightMatrix& w, int64_t row, int64_t k) {
-  const auto* data = static_cast<const uint8_t*>(w.data);
-  switch (w.format) {
-    case WeightFormat::kF32:
-      return reinterpret_cast<const float*>(data)[row * w.cols + k];
-    case WeightFormat::kBf16:
-      return __uint_as_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(data)[row * w.cols + k])
-                             << 16);
-    case WeightFormat::kFp8Block128:
-      return e4m3_value(data[row * w.cols + k]) *
-             e8m0_value(w.scale[row / 128 * ((w.cols + 127) / 128) + k / 128]);
-    case WeightFormat::kFp4Group32: {
-      uint32_t pair = data[row * (w.cols / 2) + k / 2];
-      return e2m1_value((k & 1) ? pair >> 4 : pair & 15u) * e8m0_value(w.scale[row * (w.cols / 32) + k / 32]);
-    }
-    case WeightFormat::kNone:
-      break;
-  }
-  return 0.f;
-}
 
 // v through the e4m3 code of its block and back (spec A.2, ops: tensor/dtype.h e8m0_scale_for).
 __device__ float through_e4m3(float v, float scale) {
